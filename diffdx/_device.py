@@ -1,0 +1,72 @@
+"""Which device and which precision a run uses, resolved once from what the user asked for."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from diffdx.errors import ConfigError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PrecisionOption = Literal["auto", "fp32", "bf16", "fp16"]
+
+_AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """Return the device meant by `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; auto takes the fastest.
+
+    Raises:
+        ConfigError: if the name is unknown or this machine has no such device, since falling back
+            in silence would cost hours.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise ConfigError(
+            f"--device {name} cannot be used here: use auto, cpu, cuda, cuda:N or mps; "
+            "'diffdx doctor' lists what torch sees"
+        ) from None
+    return device
+
+
+def resolve_precision(option: PrecisionOption, device: torch.device) -> Precision:
+    """Return the precision of network calls; `auto` is bf16 where the hardware multiplies in it.
+
+    Native bf16 means AMX or AVX512-BF16 on a CPU and compute capability 8.0 on a GPU; elsewhere it
+    is emulated, and slower.
+
+    Raises:
+        ConfigError: for fp16 on a CPU, where convolutions overflow and run slowly.
+    """
+    if option == "fp16" and device.type == "cpu":
+        raise ConfigError("--precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
+    if option != "auto":
+        return option
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    return "bf16" if device.type == "cpu" and cpu_multiplies_bf16() else "fp32"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Say whether this CPU has bf16 dot products (AMX or AVX512-BF16)."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """Return the context in which network calls run; arithmetic on errors stays outside it."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_AUTOCAST_DTYPE[precision])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether this is a device or the host running out of memory, not another fault."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
+        error
+    )

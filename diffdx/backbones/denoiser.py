@@ -1,0 +1,28 @@
+"""The one call that loss, sampling and classification share.
+
+    v_hat = denoiser(z_t, logsnr, y)
+
+z_t is (B, C, H, W) in the network's own coordinates, logsnr (B,) in nats, y (B,) a class index or
+the null label `num_classes`, v_hat the estimate of v = alpha eps - sigma x, shaped like z_t.
+A backbone that predicts eps or x, or that counts time in another way, converts inside.
+"""
+
+from abc import ABC, abstractmethod
+
+from torch import nn
+
+from diffdx._tensors import ClassIds, Images, Times
+
+
+class Denoiser(nn.Module, ABC):
+    """A class-conditional network that estimates v.
+
+    Attributes:
+        num_classes: K; labels run from 0 to K - 1, and K is the null label.
+    """
+
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, z_t: Images, logsnr: Times, y: ClassIds) -> Images:
+        """Return v_hat, the estimate of v = alpha eps - sigma x, in float32 or better."""

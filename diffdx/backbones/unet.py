@@ -1,0 +1,73 @@
+"""UNet denoiser: diffusers' UNet2DModel, told the class and the log-SNR by adaptive group norm.
+
+Class and log-SNR embeddings are added and give every ResNet block a scale and a shift. With one
+class token, cross-attention is only an additive bias, so scale and shift are at least as strong.
+The self-attention sits at the lowest resolution only.
+"""
+
+from diffusers.models.unets.unet_2d import UNet2DModel
+
+from diffdx._tensors import ClassIds, Images, Times
+from diffdx.backbones.denoiser import Denoiser
+from diffdx.config import UNetConfig
+from diffdx.diffusion.schedule import ShiftedCosine
+
+EMBEDDING_RANGE = 1000.0
+"""diffusers' sinusoidal embedding resolves times of 0 to about 1000."""
+
+
+class UNetDenoiser(Denoiser):
+    """Convolutional v predictor for 28 to 128 px images."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        in_channels: int,
+        side_px: int,
+        num_classes: int,
+        schedule: ShiftedCosine,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            config: Widths, depth and attention.
+            in_channels: Channels of the network's coordinates.
+            side_px: Side of the network's coordinates.
+            num_classes: K; the label table has K + 1 rows.
+            schedule: Its bounds scale the log-SNR embedding.
+        Raises:
+            ValueError: if the side cannot be halved once per level.
+        """
+        super().__init__()
+        levels = len(config.channels)
+        if side_px % 2 ** (levels - 1):
+            raise ValueError(
+                f"{levels} levels need a side divisible by {2 ** (levels - 1)}, got {side_px}; "
+                "choose another data.image_size or fewer backbone.channels"
+            )
+        self.num_classes = num_classes
+        self._logsnr_min = schedule.logsnr_min
+        self._scale = EMBEDDING_RANGE / (schedule.logsnr_max - schedule.logsnr_min)
+        plain = levels - 1
+        last = ("Attn" if config.attention else "") + "{}Block2D"
+        self.unet = UNet2DModel(
+            sample_size=side_px,
+            in_channels=in_channels,
+            out_channels=in_channels,
+            block_out_channels=config.channels,
+            layers_per_block=config.layers_per_block,
+            down_block_types=("DownBlock2D",) * plain + (last.format("Down"),),
+            up_block_types=(last.format("Up"),) + ("UpBlock2D",) * plain,
+            add_attention=config.attention,
+            attention_head_dim=config.attention_head_dim,
+            norm_num_groups=config.norm_groups,
+            num_class_embeds=num_classes + 1,
+            resnet_time_scale_shift="scale_shift",
+            dropout=config.dropout,
+        )
+
+    def forward(self, z_t: Images, logsnr: Times, y: ClassIds) -> Images:
+        """Return v_hat in float32, whatever precision the network itself runs in."""
+        time = (logsnr - self._logsnr_min) * self._scale
+        return self.unet(z_t, time, class_labels=y).sample.float()

@@ -1,0 +1,45 @@
+"""Training loss: the weighted denoising error, one number per image.
+
+    loss[b] = w(logsnr_b) mean_pixels (v_hat - v)^2,     v = alpha eps - sigma x
+
+Times are stratified over the batch, t_b = (pi(b) + u_b) / B with pi a random permutation: each is
+uniform on [0, 1), and together they cover it, which lowers the variance of the batch loss.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from diffdx._tensors import ClassIds, Images, PerImage, Times
+from diffdx.diffusion.process import diffuse, v_target
+
+VPredictor = Callable[[Images, Times, ClassIds], Images]
+"""The `Denoiser` call: (z_t, logsnr, y) -> v_hat."""
+
+
+def stratified_times(batch_size: int, generator: torch.Generator) -> Times:
+    """Return `batch_size` times in [0, 1), one in each of as many equal cells, shuffled."""
+    cell = torch.randperm(batch_size, generator=generator)
+    return (cell + torch.rand(batch_size, generator=generator)) / batch_size
+
+
+def drop_labels(
+    y: ClassIds, null_label: int, probability: float, generator: torch.Generator
+) -> ClassIds:
+    """Return y with each label replaced by the null label with this probability (paper: 0.1)."""
+    dropped = torch.rand(len(y), generator=generator) < probability
+    return torch.where(dropped.to(y.device), null_label, y)
+
+
+def v_errors(predict_v: VPredictor, x: Images, y: ClassIds, logsnr: Times, eps: Images) -> PerImage:
+    """Return mean_pixels (v_hat - v)^2 for each image, in float32 or better.
+
+    Args:
+        predict_v: The denoiser.
+        x: Clean images in the network's coordinates.
+        y: Labels the denoiser is told.
+        logsnr: Noise level of each image in nats.
+        eps: Standard normal noise shaped like x.
+    """
+    v_hat = predict_v(diffuse(x, eps, logsnr), logsnr, y)
+    return (v_hat - v_target(x, eps, logsnr)).square().mean(dim=(1, 2, 3))

@@ -1,0 +1,102 @@
+"""Generation: the reverse process on our log-SNR schedule, stepped by diffusers' DDIM scheduler.
+
+A sampler of S steps visits the log-SNRs logsnr(t_i) with t_i = t_start (i + 1) / S, i = S-1 .. 0,
+and ends at the clean image. The scheduler gets exactly these S levels as its training grid
+(`trained_betas`), so no level is rounded to an integer timestep.
+
+    ddim: eta = 0, deterministic              ddpm: eta = 1, ancestral (the DDPM posterior variance)
+"""
+
+from typing import Literal
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+from diffdx._tensors import ClassIds, Images, Schedule, Times
+from diffdx.diffusion.guidance import guided_v
+from diffdx.diffusion.loss import VPredictor
+from diffdx.diffusion.schedule import ShiftedCosine
+
+Method = Literal["ddim", "ddpm"]
+
+LOGSNR_FLOOR = -10.0
+"""Below this, alpha^2 accumulated in float32 by the scheduler loses its last digits."""
+
+
+def logsnr_grid(schedule: ShiftedCosine, num_steps: int, logsnr_start: float) -> Schedule:
+    """Return the S log-SNRs visited, lowest noise first, float64, in nats.
+
+    Raises:
+        ValueError: if there is no step, or the start is outside what the schedule and the
+            scheduler's float32 can represent.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    floor = max(LOGSNR_FLOOR, schedule.logsnr_min)
+    if not floor <= logsnr_start < schedule.logsnr_max:
+        raise ValueError(
+            f"logsnr_start must lie in [{floor}, {schedule.logsnr_max}) nats, got {logsnr_start}"
+        )
+    t_start = schedule.t(torch.tensor(logsnr_start, dtype=torch.float64))
+    fractions = torch.arange(1, num_steps + 1, dtype=torch.float64) / num_steps
+    return schedule.logsnr(t_start * fractions)
+
+
+def ddim_scheduler(logsnr: Schedule) -> DDIMScheduler:
+    """Return diffusers' DDIM scheduler whose i-th training level has log-SNR logsnr[i]."""
+    alpha_squared = torch.sigmoid(logsnr)
+    previous = torch.cat([torch.ones(1, dtype=logsnr.dtype), alpha_squared[:-1]])
+    scheduler = DDIMScheduler(
+        num_train_timesteps=len(logsnr),
+        trained_betas=(1 - alpha_squared / previous).tolist(),
+        prediction_type="v_prediction",
+        clip_sample=False,  # the default clamps wavelet coefficients to [-1, 1]
+        set_alpha_to_one=True,
+    )
+    scheduler.set_timesteps(len(logsnr))
+    return scheduler
+
+
+@torch.no_grad()
+def sample(
+    predict_v: VPredictor,
+    schedule: ShiftedCosine,
+    z_start: Images,
+    y: ClassIds,
+    *,
+    null_label: int,
+    num_steps: int = 50,
+    logsnr_start: float | None = None,
+    guidance_scale: float = 1.0,
+    method: Method = "ddim",
+    generator: torch.Generator | None = None,
+) -> Images:
+    """Return images (network coordinates) generated from z_start under labels y.
+
+    Network evaluations: num_steps, twice that with guidance.
+
+    Args:
+        predict_v: The denoiser.
+        schedule: The noise schedule it was trained on.
+        z_start: Noisy images at logsnr_start; standard normal noise for generation from nothing.
+        y: Class of each image.
+        null_label: The label that stands for no class.
+        num_steps: S >= 1.
+        logsnr_start: Log-SNR of z_start in nats; None is the noisiest level.
+        guidance_scale: 1 = none.
+        method: `ddim` or `ddpm`.
+        generator: Source of the ancestral noise of `ddpm`.
+    Raises:
+        ValueError: if logsnr_start or num_steps is out of range.
+    """
+    if logsnr_start is None:
+        logsnr_start = max(LOGSNR_FLOOR, schedule.logsnr_min)
+    logsnr = logsnr_grid(schedule, num_steps, logsnr_start)
+    scheduler = ddim_scheduler(logsnr)
+    z = z_start
+    for i in scheduler.timesteps.tolist():
+        level: Times = logsnr[i].to(z).expand(len(z))
+        v = guided_v(predict_v, z, level, y, null_label=null_label, guidance_scale=guidance_scale)
+        eta = 0.0 if method == "ddim" else 1.0
+        z = scheduler.step(v, i, z, eta=eta, generator=generator).prev_sample
+    return z

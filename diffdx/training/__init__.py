@@ -1,0 +1,1 @@
+"""Fitting a class-conditional diffusion model: data order, loop, averaging, checkpoints."""

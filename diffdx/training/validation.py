@@ -1,0 +1,62 @@
+"""Classification of validation images while the model trains (paper appendix C)."""
+
+import numpy as np
+
+from diffdx._typing import Labels
+from diffdx.backbones.model import DiffusionModel
+from diffdx.classification.bank import TrialBank
+from diffdx._device import Precision
+from diffdx.classification.denoising_errors import denoising_errors
+from diffdx.classification.voting import majority_vote, mean_error, vote_share
+from diffdx.metrics.decisions import accuracy, balanced_accuracy, f1
+from diffdx.metrics.ranking import auroc
+from diffdx.training.images import ImageTable
+
+
+def validation_subset(labels: Labels, count: int, seed: int) -> Labels:
+    """Return the indices of `count` images, the same at every validation, all if there are fewer."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return np.sort(order[:count])
+
+
+def validate(
+    model: DiffusionModel,
+    images: ImageTable,
+    *,
+    num_trials: int,
+    batch_size: int,
+    device: str,
+    precision: Precision,
+) -> dict[str, float]:
+    """Return accuracy, balanced accuracy, F1 and AUROC of the vote, and AUROC of the mean v error.
+
+    The positive class is the model's; with more than two classes F1 and AUROC are macro averages.
+    """
+    results = denoising_errors(
+        model.denoiser,
+        model.schedule,
+        images.x(),
+        TrialBank(seed=0, size=num_trials),
+        num_trials=num_trials,
+        encode=model.transform.encode,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+    )
+    kept = list(results)
+    errors = np.stack([r.errors for r in kept])
+    logsnr = np.stack([r.logsnr for r in kept])
+    y = images.labels
+    share = vote_share(majority_vote(errors))
+    y_hat = share.argmax(axis=1)
+    num_classes = len(model.classes)
+    positive = None if model.positive is None else model.classes.index(model.positive)
+    lower_is_better = mean_error(errors, logsnr, "v")
+    margin = lower_is_better.sum(axis=1, keepdims=True) - 2 * lower_is_better
+    return {
+        "accuracy": accuracy(y, y_hat),
+        "balanced_accuracy": balanced_accuracy(y, y_hat, num_classes=num_classes),
+        "f1": f1(y, y_hat, num_classes=num_classes, positive=positive),
+        "auroc": auroc(y, share, positive=positive),
+        "auroc_mean_v": auroc(y, margin, positive=positive),
+    }
