@@ -98,7 +98,7 @@ class TrainConfig(_Section):
     checkpoint_every: int = Field(500, ge=1)
     validate_every: int = Field(500, ge=1)
     validation_trials: int = Field(11, ge=1)
-    validation_images: int = Field(128, ge=1)
+    validation_images: int = Field(256, ge=1)
     max_bad_steps: int = Field(10, ge=1)
 
 
@@ -134,17 +134,26 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def preset_for_size(image_size: int | None) -> str:
+    """Return the preset made for images of this side in pixels; `small` if it is not given."""
+    if image_size is None:
+        return "small"
+    return "tiny" if image_size <= 32 else "small" if image_size <= 64 else "base"
+
+
 def resolve_config(
     preset: str,
     *,
+    defaults: dict[str, Any] | None = None,
     file: Path | None = None,
     assignments: tuple[str, ...] = (),
     options: dict[str, Any] | None = None,
 ) -> RunConfig:
-    """Return the configuration from preset, file, `--set` assignments and options, in that order.
+    """Return the configuration from defaults, preset, file, assignments and options, in that order.
 
     Args:
         preset: A name in PRESETS.
+        defaults: Dotted names and values that everything else overrides, as measured on the data.
         file: YAML with the layout of RunConfig.
         assignments: Texts like `train.batch_size=64`; values are read as YAML.
         options: Dotted names and values given as command options; None means not given.
@@ -154,6 +163,8 @@ def resolve_config(
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset '{preset}'; choose one of {', '.join(PRESETS)}")
     values: dict[str, Any] = {"preset": preset}
+    for name, value in (defaults or {}).items():
+        _assign(values, name, value)
     _merge(values, PRESETS[preset])
     if file is not None:
         _merge(values, _read_yaml(file))

@@ -63,8 +63,7 @@ class DiffusionModel(nn.Module):
         """Build the model with random weights.
 
         Raises:
-            ConfigError: if image size, wavelet and backbone do not fit together, or the positive
-                class is not one of the classes.
+            ConfigError: if the positive class is not one of the classes.
         """
         super().__init__()
         if positive is not None and positive not in classes:
@@ -78,16 +77,13 @@ class DiffusionModel(nn.Module):
         self.schedule = ShiftedCosine(**config.schedule.model_dump())
         self.transform = Coordinates(data.channels, data.wavelet, data.band_scaling)
         side_px = data.image_size // (2 if data.wavelet == "haar" else 1)
-        try:
-            self.denoiser: Denoiser = UNetDenoiser(
-                config.backbone,
-                in_channels=self.transform.channels,
-                side_px=side_px,
-                num_classes=len(classes),
-                schedule=self.schedule,
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        self.denoiser: Denoiser = UNetDenoiser(
+            config.backbone,
+            in_channels=self.transform.channels,
+            side_px=side_px,
+            num_classes=len(classes),
+            schedule=self.schedule,
+        )
         self.shape = (self.transform.channels, side_px, side_px)
         """Shape of one image in the network's coordinates."""
 

@@ -5,6 +5,7 @@ class token, cross-attention is only an additive bias, so scale and shift are at
 The self-attention sits at the lowest resolution only.
 """
 
+import torch.nn.functional as F
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from diffdx._tensors import ClassIds, Images, Times
@@ -36,23 +37,17 @@ class UNetDenoiser(Denoiser):
             side_px: Side of the network's coordinates.
             num_classes: K; the label table has K + 1 rows.
             schedule: Its bounds scale the log-SNR embedding.
-        Raises:
-            ValueError: if the side cannot be halved once per level.
         """
         super().__init__()
         levels = len(config.channels)
-        if side_px % 2 ** (levels - 1):
-            raise ValueError(
-                f"{levels} levels need a side divisible by {2 ** (levels - 1)}, got {side_px}; "
-                "choose another data.image_size or fewer backbone.channels"
-            )
+        self._multiple = 2 ** (levels - 1)
         self.num_classes = num_classes
         self._logsnr_min = schedule.logsnr_min
         self._scale = EMBEDDING_RANGE / (schedule.logsnr_max - schedule.logsnr_min)
         plain = levels - 1
         last = ("Attn" if config.attention else "") + "{}Block2D"
         self.unet = UNet2DModel(
-            sample_size=side_px,
+            sample_size=side_px + -side_px % self._multiple,
             in_channels=in_channels,
             out_channels=in_channels,
             block_out_channels=config.channels,
@@ -70,4 +65,8 @@ class UNetDenoiser(Denoiser):
     def forward(self, z_t: Images, logsnr: Times, y: ClassIds) -> Images:
         """Return v_hat in float32, whatever precision the network itself runs in."""
         time = (logsnr - self._logsnr_min) * self._scale
-        return self.unet(z_t, time, class_labels=y).sample.float()
+        height, width = z_t.shape[2:]
+        # Every level halves the side: 14 x 14 (a 28 px image) is padded to 16 x 16 and cut again.
+        padded = F.pad(z_t, (0, -width % self._multiple, 0, -height % self._multiple))
+        v_hat = self.unet(padded, time, class_labels=y).sample
+        return v_hat[:, :, :height, :width].float()

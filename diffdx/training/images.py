@@ -6,6 +6,7 @@ At 64 px grey a hundred thousand images take 400 MB; at 256 px RGB the paper's 1
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -40,6 +41,18 @@ class ImageTable:
     def x(self, indices: Labels | slice = slice(None)) -> Images:
         """Return these images as float32 in [-1, 1]."""
         return torch.from_numpy(to_model_range(self.stored[indices]))
+
+
+def detect_channels(dataset: Dataset, *, looked_at: int = 16) -> Literal[1, 3]:
+    """Return 1 if the first readable images are grey (also when stored as RGB), else 3."""
+    for record in dataset.records[:looked_at]:
+        try:
+            pixels = dataset.pixels(record)
+        except DataError:
+            continue
+        if pixels.ndim == 3 and (pixels != pixels[..., :1]).any():
+            return 3
+    return 1
 
 
 def load_images(

@@ -1,0 +1,115 @@
+"""The prediction table: one row per image, what was decided, on which votes, and what failed.
+
+Columns: image_id, path, patient_id, label, prediction, votes_<class>, vote_share_<class>,
+mean_error_<class>, entropy_bits, trials_used, nfe, status (ok or error), error. `mean_error_` is in
+the space that the run was asked for. A vote share is an effect size, not a calibrated probability.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from diffdx._files import atomic_path
+from diffdx._typing import Errors, LogSNRs, Space
+from diffdx.classification import voting
+from diffdx.data.dataset import Record
+from diffdx.errors import CheckpointError
+
+Rule = Literal["vote", "mean"]
+
+PREDICTIONS_FILE = "predictions.parquet"
+PREDICTIONS_CSV = "predictions.csv"
+
+
+def prediction_table(
+    records: Sequence[Record],
+    classes: Sequence[str],
+    stored: tuple[Sequence[str], Errors, LogSNRs],
+    failures: Mapping[str, str],
+    *,
+    rule: Rule = "vote",
+    space: Space = "v",
+    ties: voting.Ties = "split",
+) -> pd.DataFrame:
+    """Return the predictions of the records, in their order, from stored errors alone.
+
+    Args:
+        records: The images asked for.
+        classes: Class names in the order of the errors' class axis.
+        stored: Image ids, errors and log-SNRs as `read_errors` returns them.
+        failures: Why the other images have no errors, by image id.
+        rule: `vote`, or `mean` of the error in `space`.
+        space: Space of the mean errors.
+        ties: How a tied trial's vote is counted.
+    """
+    image_ids, errors, logsnr = stored
+    table = pd.DataFrame(
+        [(r.image_id, r.path, r.patient_id, r.label) for r in records],
+        columns=["image_id", "path", "patient_id", "label"],
+        dtype="string",
+    )
+    scores = _scores(classes, errors, logsnr, rule, space, ties)
+    scores.insert(0, "image_id", pd.Series(list(image_ids), dtype="string"))
+    table = table.merge(scores, on="image_id", how="left", validate="one_to_one")
+    counts = ["trials_used", "nfe"]
+    table[counts] = table[counts].fillna(0).astype("int64")
+    table["status"] = pd.array(np.where(table["prediction"].isna(), "error", "ok"), dtype="string")
+    table["error"] = table["image_id"].map(dict(failures)).astype("string")
+    return table
+
+
+def _scores(
+    classes: Sequence[str],
+    errors: Errors,
+    logsnr: LogSNRs,
+    rule: Rule,
+    space: Space,
+    ties: voting.Ties,
+) -> pd.DataFrame:
+    votes = voting.majority_vote(errors, ties=ties)
+    share = voting.vote_share(votes)
+    means = voting.mean_error(errors, logsnr, space)
+    decided, _ = voting.predict_vote(votes) if rule == "vote" else voting.predict_mean(means)
+    names = np.array(classes, dtype=object)
+    columns: dict[str, object] = {"prediction": pd.array(names[decided], dtype="string")}
+    for prefix, values in (("votes", votes), ("vote_share", share), ("mean_error", means)):
+        columns |= {f"{prefix}_{name}": values[:, k] for k, name in enumerate(classes)}
+    columns["entropy_bits"] = voting.vote_entropy(share)
+    columns["trials_used"] = voting.count_trials(errors)
+    # An eliminated class cost nothing: only finite errors were network evaluations.
+    columns["nfe"] = np.isfinite(errors).sum(axis=(1, 2))
+    return pd.DataFrame(columns)
+
+
+def write_predictions(table: pd.DataFrame, folder: Path) -> None:
+    """Write the table as Parquet and as CSV, each in one piece.
+
+    In the CSV a text that a spreadsheet would run as a formula (it begins with = + - @) gets a
+    leading apostrophe.
+    """
+    with atomic_path(folder / PREDICTIONS_FILE) as temporary:
+        table.to_parquet(temporary, index=False)
+    text = [str(name) for name in table if table[name].dtype == "string"]
+    safe = table.assign(
+        **{name: table[name].str.replace(r"^(?=[=+\-@\t\r])", "'", regex=True) for name in text}
+    )
+    with atomic_path(folder / PREDICTIONS_CSV) as temporary:
+        safe.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """Return the prediction table of a folder.
+
+    Raises:
+        CheckpointError: if it is not there or damaged.
+    """
+    path = folder / PREDICTIONS_FILE
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read; name a folder written by 'diffdx classify'"
+        ) from error

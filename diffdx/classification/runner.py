@@ -1,0 +1,220 @@
+"""Classify a dataset into a predictions folder: read, evaluate, store, decide, write.
+
+The folder gets `errors.parquet` (every denoising error), `predictions.parquet` and `.csv` (a row
+per image), and `classify.json` (what was done, with what, in which time). An image that cannot be
+read or judged becomes a row with status `error`, and the others go on. An interrupted run keeps its
+finished images and continues when it is started again. Research use only, not a medical device.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from diffdx._device import resolve_device, resolve_precision
+from diffdx._files import write_json
+from diffdx._interrupt import StopRequest, stop_requests
+from diffdx.backbones.model import DiffusionModel
+from diffdx.classification.denoising_errors import denoising_errors, resolve_batch_size
+from diffdx.classification.predictions import prediction_table, write_predictions
+from diffdx.classification.settings import ClassifySettings as ClassifySettings
+from diffdx.classification.store import ErrorStore, read_errors
+from diffdx.classification.voting import count_tied_trials, majority_vote, predict_vote
+from diffdx.data.dataset import Dataset, Record
+from diffdx.errors import DataError
+
+CLASSIFY_FILE = "classify.json"
+NOTICE = "Research use only, not a medical device."
+_READ_AHEAD = 8
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ClassifyResult:
+    """What a run left behind.
+
+    Attributes:
+        folder: The predictions folder.
+        table: Its prediction table.
+        n_failed: Images with status `error`.
+        info: The content of `classify.json`.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    n_failed: int
+    info: dict[str, Any]
+
+
+def classify_dataset(
+    model: DiffusionModel,
+    dataset: Dataset,
+    folder: Path,
+    settings: ClassifySettings,
+    progress: Progress | None = None,
+) -> ClassifyResult:
+    """Classify every image of a dataset, write the predictions folder and return its table.
+
+    Args:
+        model: Moved to the device of the settings.
+        dataset: Where images and labels come from.
+        folder: The predictions folder; a run that was cut there is continued.
+        settings: How.
+        progress: Called with (images done, images in all) after each image.
+
+    Raises:
+        ConfigError: if the folder holds a run with other settings, or an option cannot be carried
+            out.
+        Interrupted: after SIGINT or SIGTERM, once the images under way are finished and saved.
+        DataError: under `strict`, for the first image that cannot be read or judged.
+    """
+    started = time.perf_counter()
+    device = resolve_device(settings.device)
+    run = _Run(model.to(device), dataset, folder, settings, device)
+    failures = run.evaluate(progress or (lambda done, total: None))
+    stored = read_errors(run.store.merge([r.image_id for r in run.records]), model.classes)
+    table = prediction_table(
+        run.records,
+        model.classes,
+        stored,
+        failures,
+        rule=settings.rule,
+        space=settings.space,
+        ties=settings.ties,
+    )
+    write_predictions(table, folder)
+    info = run.info(time.perf_counter() - started, failures)
+    info["tied_trials"] = int(count_tied_trials(stored[1]).sum())
+    info["tied_votes"] = int(predict_vote(majority_vote(stored[1], ties=settings.ties))[1].sum())
+    write_json(folder / CLASSIFY_FILE, info)
+    return ClassifyResult(folder, table, len(failures), info)
+
+
+@dataclass
+class _Run:
+    model: DiffusionModel
+    dataset: Dataset
+    folder: Path
+    settings: ClassifySettings
+    device: torch.device
+    records: list[Record] = field(init=False)
+    store: ErrorStore = field(init=False)
+    evaluated: int = 0
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.precision = resolve_precision(settings.precision, self.device)
+        self.batch_size = resolve_batch_size(settings.batch_size, self.device)
+        self.records = settings.records_of_shard(self.dataset.records)
+        depends_on: dict[str, str | int | bool] = {
+            "model_sha256": self.model.sha256,
+            "seed": settings.seed,
+            "bank": settings.bank_size,
+            "sampling": settings.sampling,
+            "trials": settings.num_trials,
+            "precision": self.precision,
+            "deterministic": settings.deterministic,
+        }
+        self.store = ErrorStore(
+            self.folder, self.model.classes, depends_on, overwrite=settings.overwrite
+        )
+
+    def evaluate(self, progress: Progress) -> dict[str, str]:
+        """Compute and store what is missing; return why images failed, by image id."""
+        todo = [record for record in self.records if record.image_id not in self.store.finished]
+        done, failures = len(self.records) - len(todo), dict[str, str]()
+        with _stop_requests() as stop:
+            images = _read_ahead(self._read, todo, stop)
+            for result in denoising_errors(
+                self.model.denoiser,
+                self.model.schedule,
+                images,
+                self.settings.bank,
+                num_trials=self.settings.num_trials,
+                encode=self.model.transform.encode,
+                batch_size=self.batch_size,
+                device=self.device,
+                precision=self.precision,
+                deterministic=self.settings.deterministic,
+            ):
+                image_id = todo[result.index].image_id
+                if result.failure is None:
+                    self.store.add(image_id, result.errors, result.logsnr)
+                    self.evaluated += 1
+                elif self.settings.strict:
+                    self.store.flush()
+                    raise result.failure
+                else:
+                    failures[image_id] = " ".join(str(result.failure).split())
+                done += 1
+                progress(done, len(self.records))
+            self.store.flush()
+            if done < len(self.records):
+                stop.raise_if_made()
+        return failures
+
+    def _read(self, record: Record) -> Tensor | Exception:
+        try:
+            return torch.from_numpy(self.model.preprocess(self.dataset.pixels(record)))
+        except DataError as error:
+            return error
+
+    def info(self, seconds: float, failures: dict[str, str]) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "notice": NOTICE,
+            "n": len(self.records),
+            "n_failed": len(failures),
+            "classes": list(self.model.classes),
+            "positive": self.model.positive,
+            "rule": settings.rule,
+            "space": settings.space,
+            "trials": settings.num_trials,
+            "bank": settings.bank_size,
+            "sampling": settings.sampling,
+            "stop": "none",
+            "seed": settings.seed,
+            "ties": settings.ties,
+            "device": str(self.device),
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "deterministic": settings.deterministic,
+            "shard": None if settings.shard is None else "{}/{}".format(*settings.shard),
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self.evaluated / seconds, 4) if self.evaluated else None,
+            "model_sha256": self.model.sha256,
+            "warnings": list(self.dataset.warnings),
+        }
+
+
+def _read_ahead(
+    read: Callable[[Record], Tensor | Exception], records: Sequence[Record], stop: StopRequest
+) -> Iterator[Tensor | Exception]:
+    """Yield what `read` returns, a few images ahead in a background thread, until asked to stop."""
+    ahead: deque[Future[Tensor | Exception]] = deque()
+    remaining = iter(records)
+    with ThreadPoolExecutor(1) as reader:
+        while stop.signal_number is None:
+            while len(ahead) < _READ_AHEAD and (record := next(remaining, None)) is not None:
+                ahead.append(reader.submit(read, record))
+            if not ahead:
+                return
+            yield ahead.popleft().result()
+        reader.shutdown(cancel_futures=True)
+
+
+def _stop_requests() -> AbstractContextManager[StopRequest]:
+    """Return the context that listens to signals, which only the main thread can."""
+    if threading.current_thread() is threading.main_thread():
+        return stop_requests()
+    return nullcontext(StopRequest())

@@ -1,0 +1,60 @@
+"""The `diffdx` command: its verbs, its version, and arguments that take several values."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from diffdx.cli.classify import classify
+from diffdx.cli.demo import demo
+from diffdx.cli.doctor import doctor
+from diffdx.cli.evaluate import evaluate
+from diffdx.cli.export import export
+from diffdx.cli.report import report
+from diffdx.cli.sample import sample
+from diffdx.cli.train import train
+
+MULTIPLE = ("--splits",)
+"""Options that take several values after one name."""
+
+app = typer.Typer(
+    name="diffdx",
+    help="Class-conditional diffusion models as medical image classifiers that say how sure they "
+    "are and show why. Research use only, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (demo, train, sample, classify, evaluate, report, export, doctor):
+    app.command()(verb)
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Options before the verb."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"diffdx {installed('diffdx')}")
+        raise typer.Exit
+
+
+def repeat_names(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with `--splits A B` written as `--splits A --splits B`."""
+    repeated: list[str] = []
+    name = ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            name = argument if argument in MULTIPLE else ""
+        elif name and repeated[-1] != name:
+            repeated.append(name)
+        repeated.append(argument)
+    return repeated
+
+
+def main() -> None:
+    """Run the command line."""
+    app(args=repeat_names(sys.argv[1:]))

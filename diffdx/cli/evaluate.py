@@ -1,0 +1,61 @@
+"""`diffdx evaluate`: metrics with intervals, from predictions folders alone."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from diffdx.cli import options
+from diffdx.cli.console import NOTICE, Reporter
+
+METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
+
+
+def evaluate(
+    folders: Annotated[list[Path], typer.Argument(help="Folders written by diffdx classify.")],
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = 1000,
+    seed: options.Seed = 0,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    as_json: options.Json = False,
+) -> None:
+    """Score predictions against labels, with 95% intervals by patient; writes summary.json.
+
+    Research use only, not a medical device.
+    """
+    reporter = Reporter(quiet, verbose, as_json=as_json)
+    with reporter.ending():
+        from diffdx.evaluation.summary import evaluate_predictions
+
+        summaries = {
+            str(folder): evaluate_predictions(folder, n_resamples=resamples, seed=seed)
+            for folder in folders
+        }
+        for summary in summaries.values():
+            for warning in summary["warnings"]:
+                reporter.warn(warning)
+        text = "\n\n".join(describe(folder, summary) for folder, summary in summaries.items())
+        one = next(iter(summaries.values()))
+        reporter.result(text, one if len(summaries) == 1 else {"folders": summaries})
+
+
+def describe(folder: str, summary: dict[str, Any]) -> str:
+    """Return the metric table of one folder as text, a row a rule."""
+    chosen = summary["rule"] if summary["rule"] == "vote" else f"mean_{summary['space']}"
+    lines = [
+        f"{folder}: {summary['n']} images, {summary['n_failed']} failed, "
+        f"{summary['trials']} trials of a bank of {summary['bank']}, positive {summary['positive']}",
+        "".join(["rule".ljust(12), *(name.rjust(24) for name in METRICS)]),
+    ]
+    for rule, scores in summary["by_rule"].items():
+        mark = "*" if rule == chosen else " "
+        cells = (_cell(scores[name]).rjust(24) for name in METRICS)
+        lines.append("".join([f"{mark}{rule}".ljust(12), *cells]))
+    lines.append(f"* the run's own rule. Brackets: 95% bootstrap by patient. {NOTICE}")
+    return "\n".join(lines)
+
+
+def _cell(interval: dict[str, float] | None) -> str:
+    if interval is None:
+        return "not defined"
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"

@@ -1,0 +1,151 @@
+"""Reads a predictions folder as `diffdx classify` leaves it; refuses files that contradict."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from diffdx._typing import Errors, Labels, LogSNRs
+from diffdx.classification import predictions
+from diffdx.classification.predictions import PREDICTIONS_FILE
+from diffdx.classification.store import ERRORS_FILE, read_errors
+from diffdx.errors import DataError
+
+SETTINGS = ("classes", "positive", "rule", "space", "trials", "bank", "stop", "seed", "ties")
+"""Entries of `classify.json` that every result quotes."""
+
+
+@dataclass(frozen=True)
+class StoredPredictions:
+    """One predictions folder, images that failed already set apart."""
+
+    folder: Path
+    settings: dict[str, Any]
+    """`classify.json`: how the predictions were made."""
+    table: pd.DataFrame
+    """A row per classified image, in the order of `errors`."""
+    errors: Errors
+    logsnr: LogSNRs
+    n_failed: int
+    """Images without a prediction; they are in no array here."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the arrays."""
+        return list(self.settings["classes"])
+
+    @property
+    def positive(self) -> int | None:
+        """Index of the class that F1 and AUROC mean; None means the average over the classes."""
+        name = self.settings["positive"]
+        return None if name is None else self.classes.index(name)
+
+    @property
+    def labels(self) -> Labels:
+        """True classes; -1 where the image has no label."""
+        index = {name: k for k, name in enumerate(self.classes)}
+        return np.array([index.get(name, -1) for name in self.table["label"]], dtype=np.int64)
+
+    @property
+    def rule(self) -> str:
+        """The run's own rule, by the name it has in `diffdx.evaluation.rules`."""
+        rule = str(self.settings["rule"])
+        return f"mean_{self.settings['space']}" if rule == "mean" else rule
+
+    def labelled(self) -> "StoredPredictions":
+        """Return only the images whose true class is known."""
+        known = self.labels >= 0
+        return StoredPredictions(
+            self.folder,
+            self.settings,
+            self.table[known],
+            self.errors[known],
+            self.logsnr[known],
+            self.n_failed,
+        )
+
+
+def read_predictions(folder: Path) -> StoredPredictions:
+    """Return the predictions, settings and errors stored in a folder.
+
+    Args:
+        folder: Output of `diffdx classify`: `classify.json`, `predictions.parquet`,
+            `errors.parquet`.
+
+    Raises:
+        DataError: if a file is missing, or if the files contradict each other (other images, other
+            classes, an unknown label): numbers from such a folder would describe no run that ever
+            happened.
+        CheckpointError: if a table is damaged.
+    """
+    settings = _read_settings(folder / "classify.json")
+    classes = settings["classes"]
+    everything = _read_table(folder, classes)
+    table = everything[everything["status"] == "ok"].set_index("image_id", drop=False)
+    image_ids, errors, logsnr = read_errors(_existing(folder / ERRORS_FILE), classes)
+    if sorted(image_ids) != sorted(table.index):
+        unmatched = len(set(image_ids) ^ set(table.index))
+        raise DataError(
+            f"{folder}: predictions.parquet and errors.parquet hold different images (image_id; "
+            f"{unmatched} of them in one file only); classify again into an empty folder"
+        )
+    return StoredPredictions(
+        folder,
+        settings,
+        table.loc[image_ids].reset_index(drop=True),
+        errors,
+        logsnr,
+        len(everything) - len(table),
+    )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(_existing(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); classify again") from error
+    missing = [key for key in SETTINGS if key not in settings]
+    if missing:
+        raise DataError(
+            f"{path}: no {', '.join(missing)}; classify again with this version of diffdx"
+        )
+    if settings["positive"] is not None and settings["positive"] not in settings["classes"]:
+        raise DataError(
+            f"{path}: positive {settings['positive']!r} is none of the classes "
+            f"{', '.join(settings['classes'])}; classify again"
+        )
+    return dict(settings)
+
+
+def _read_table(folder: Path, classes: list[str]) -> pd.DataFrame:
+    path = _existing(folder / PREDICTIONS_FILE)
+    table = predictions.read_predictions(folder)
+    required = ["image_id", "path", "patient_id", "label", "prediction", "nfe", "status"]
+    missing = [
+        name for name in required + [f"vote_share_{name}" for name in classes] if name not in table
+    ]
+    if missing:
+        raise DataError(
+            f"{path}: no column {', '.join(missing)}; the folder mixes files of different runs"
+        )
+    if table["image_id"].duplicated().any():
+        raise DataError(f"{path}: column image_id repeats a value; each image needs its own")
+    label = (
+        table["label"].astype("object").where(table["label"].notna() & (table["label"] != ""), None)
+    )
+    unknown = sorted({str(name) for name in label.dropna()} - set(classes))
+    if unknown:
+        raise DataError(
+            f"{path}: column label holds {', '.join(map(repr, unknown))}, none of the model's "
+            f"classes {', '.join(map(repr, classes))}; map the labels, or leave them empty"
+        )
+    return table.assign(label=label)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give the folder that `diffdx classify --out` wrote")
+    return path

@@ -1,0 +1,129 @@
+"""One self-contained HTML page about one predictions folder.
+
+Tables quote `summary.json`; figures are drawn from the stored errors. The page asks nothing of any
+server: styles and pictures are inside, and its content policy forbids the rest.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+from PIL import Image
+
+from diffdx._files import write_text
+from diffdx.errors import DataError
+from diffdx.evaluation import StoredPredictions, read_predictions
+from diffdx.evaluation.summary import RESEARCH_USE_ONLY
+from diffdx.report import figures, tables
+from diffdx.report.figures import Counterfactual
+
+Picture = bytes | UInt8[np.ndarray, "H W"] | UInt8[np.ndarray, "H W 3"]
+"""A PNG file's bytes, or pixels."""
+
+_FIGURES = (
+    (figures.roc_figure, "Receiver operating characteristic; dots: the built-in thresholds."),
+    (
+        figures.share_figure,
+        "Vote shares by label. A share is an effect size, not a calibrated probability.",
+    ),
+    (
+        figures.uncertainty_figure,
+        "Left: accuracy as the most uncertain images are filtered out. Right: entropy of the vote "
+        "where the prediction is right and wrong.",
+    ),
+    (figures.trials_figure, "What more trials bring, from the first trials of the same store."),
+    (
+        figures.logsnr_figure,
+        "Share of trials that vote for the labelled class, by noise level; dotted: chance.",
+    ),
+)
+
+
+def write_report(
+    folder: Path,
+    *,
+    title: str = "Predictions",
+    gallery: Sequence[tuple[str, Picture]] = (),
+    counterfactuals: Sequence[Counterfactual] = (),
+) -> Path:
+    """Write `report.html` into an evaluated predictions folder and return its path.
+
+    Args:
+        folder: Output of `diffdx classify` after `diffdx evaluate`.
+        title: Heading of the page.
+        gallery: Captions and pictures to show; `pick_gallery` chooses which.
+        counterfactuals: Explained images to show.
+
+    Raises:
+        DataError: if there is no `summary.json` yet, or if the files contradict each other.
+    """
+    source = folder / "summary.json"
+    if not source.is_file():
+        raise DataError(f"{source}: no such file; run `diffdx evaluate {folder}` first")
+    summary = json.loads(source.read_text(encoding="utf-8"))
+    sections = [
+        tables.headline(summary),
+        tables.run_table(summary),
+        tables.rule_table(summary),
+        tables.confusion_table(summary),
+        _figures(read_predictions(folder).labelled()),
+        _gallery(gallery),
+        _counterfactuals(counterfactuals),
+    ]
+    shell = files("diffdx.report").joinpath("page.html").read_text(encoding="utf-8")
+    page = Template(shell).substitute(
+        title=escape(title), notice=RESEARCH_USE_ONLY, body="\n".join(filter(None, sections))
+    )
+    target = folder / "report.html"
+    write_text(target, page)
+    return target
+
+
+def _figures(known: StoredPredictions) -> str:
+    if len(set(known.labels)) < 2:
+        return "<h2>Figures</h2><p>None: they compare images of at least two labelled classes.</p>"
+    drawn = ""
+    for draw, caption in _FIGURES:
+        figure = draw(known)
+        drawn += _shown(_encoded(figure), caption, is_wide=len(figure.axes) > 1)
+    return f'<h2>Figures</h2><div class="figures">{drawn}</div>'
+
+
+def _gallery(gallery: Sequence[tuple[str, Picture]]) -> str:
+    shown = "".join(_shown(_encoded(picture), caption) for caption, picture in gallery)
+    return f'<h2>Images</h2><div class="gallery">{shown}</div>' if shown else ""
+
+
+def _counterfactuals(counterfactuals: Sequence[Counterfactual]) -> str:
+    shown = ""
+    for one in counterfactuals:
+        caption = f"{one.source} shown as {one.target}. Red: brighter than as {one.source}."
+        shown += _shown(_encoded(figures.counterfactual_figure(one)), f"{caption} Blue: darker.")
+    explained = "<p>The same noisy image, denoised as its own class and as the other.</p>"
+    return f"<h2>Counterfactual</h2>{explained}{shown}" if shown else ""
+
+
+def _shown(png: bytes, caption: str, *, is_wide: bool = False) -> str:
+    data, text = base64.b64encode(png).decode("ascii"), escape(caption)
+    picture = f'<img src="data:image/png;base64,{data}" alt="{text}">'
+    mark = ' class="wide"' if is_wide else ""
+    return f"<figure{mark}>{picture}<figcaption>{text}</figcaption></figure>"
+
+
+def _encoded(picture: Picture | Figure) -> bytes:
+    if isinstance(picture, bytes):
+        return picture
+    stream = BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(stream, format="png", dpi=130)
+    else:
+        Image.fromarray(picture).save(stream, format="png")
+    return stream.getvalue()

@@ -1,0 +1,133 @@
+"""The tables of the page, from `summary.json` alone.
+
+Each number carries its place in that file (`data-key`, a JSON list), so that it can be traced.
+Text is escaped, since class names come from folders and tables.
+"""
+
+import json
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from diffdx.evaluation.summary import METRICS
+
+Json = dict[str, Any]
+Place = tuple[str, ...]
+"""Keys that lead to an entry of the summary."""
+
+_METRIC_NAMES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "f1": "F1",
+    "auroc": "AUROC",
+}
+_RUN_ROWS: dict[Place, str] = {
+    ("n",): "images",
+    ("n_failed",): "without a prediction",
+    ("n_unlabelled",): "without a label",
+    ("classes",): "classes",
+    ("positive",): "positive class",
+    ("rule",): "rule",
+    ("space",): "space of the errors",
+    ("trials",): "trials per image",
+    ("bank",): "bank",
+    ("stop",): "early stopping",
+    ("seed",): "seed",
+    ("ties",): "tied trials",
+    ("n_ties",): "tied decisions",
+    ("nfe", "mean"): "network evaluations per image, mean",
+    ("nfe", "full"): "network evaluations per image without stopping",
+    ("seconds",): "seconds",
+    ("images_per_second",): "images per second",
+    ("device",): "device",
+    ("precision",): "precision",
+    ("model_sha256",): "model (SHA-256)",
+}
+
+
+def headline(summary: Json) -> str:
+    """Return the four metrics of the run's own rule, large, and all warnings."""
+    cards = []
+    for metric in METRICS:
+        value, bounds = _interval(summary, (metric,))
+        shown = f'<b>{value}</b> <span class="soft">{bounds}</span>'
+        cards.append(f'<div class="card">{_METRIC_NAMES[metric]} {shown}</div>')
+    warnings = "".join(f"<li>{escape(str(text))}</li>" for text in summary["warnings"])
+    section = f"<h2>Warnings</h2><ul>{warnings}</ul>" if warnings else ""
+    return f'<div class="cards">{"".join(cards)}</div>{section}'
+
+
+def run_table(summary: Json) -> str:
+    """Return what was run: settings, counts, cost."""
+    rows = [f"{_head([name])}{_cell(_entry(summary, at))}" for at, name in _RUN_ROWS.items()]
+    return f"<h2>What was run</h2>{_table([], rows)}"
+
+
+def rule_table(summary: Json) -> str:
+    """Return the four metrics of every rule, the run's own in bold."""
+    own = f"mean_{summary['space']}" if summary["rule"] == "mean" else summary["rule"]
+    rows = []
+    for rule in summary["by_rule"]:
+        places = [("by_rule", rule, metric) for metric in METRICS]
+        cells = "".join(_cell(" ".join(_interval(summary, place))) for place in places)
+        name = f"<strong>{escape(rule)}</strong>" if rule == own else escape(rule)
+        rows.append(f"<th>{name}</th>{cells}")
+    return (
+        "<h2>All rules, from the same stored errors</h2>"
+        "<p>The vote is the same in v, eps and x space; the mean is not. Bold: this run's rule.</p>"
+        + _table(["rule", *_METRIC_NAMES.values()], rows)
+    )
+
+
+def confusion_table(summary: Json) -> str:
+    """Return counts of labels against predictions, with recalls; empty without labels."""
+    if summary["confusion"] is None:
+        return ""
+    classes, rows = summary["classes"], []
+    for label in classes:
+        cells = [_entry(summary, ("confusion", label, chosen)) for chosen in classes]
+        cells.append(" ".join(_interval(summary, ("recall", label))))
+        rows.append(_head([label]) + "".join(map(_cell, cells)))
+    head = ["label", *(f"predicted {name}" for name in classes), "recall"]
+    return f"<h2>Right and wrong by class</h2>{_table(head, rows)}"
+
+
+def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    top = f"<thead><tr>{_head(head)}</tr></thead>" if head else ""
+    return f'<div class="scroll"><table>{top}{body}</table></div>'
+
+
+def _head(names: Sequence[str]) -> str:
+    return "".join(f"<th>{escape(name)}</th>" for name in names)
+
+
+def _cell(content: str) -> str:
+    return f"<td>{content}</td>"
+
+
+def _interval(summary: Json, place: Place) -> tuple[str, str]:
+    """A metric's value and its bounds; a dash where it does not exist."""
+    if _look_up(summary, place) is None:
+        return "&ndash;", ""
+    low, high = (_entry(summary, (*place, bound), ".3f") for bound in ("low", "high"))
+    return _entry(summary, (*place, "value"), ".3f"), f"({low} to {high})"
+
+
+def _entry(summary: Json, place: Place, form: str = ".4g") -> str:
+    """One number or word of the summary, marked with its place there."""
+    found = _look_up(summary, place)
+    if isinstance(found, float):
+        text = format(found, form)
+    elif isinstance(found, list):
+        text = ", ".join(map(str, found))
+    else:
+        text = "not known" if found is None else str(found)
+    return f'<span data-key="{escape(json.dumps(place))}">{escape(text)}</span>'
+
+
+def _look_up(summary: Json, place: Place) -> Any:
+    found: Any = summary
+    for key in place:
+        found = found[key]
+    return found

@@ -1,0 +1,184 @@
+"""A folder of images to a predictions folder: resumed, sharded, interrupted, with bad files."""
+
+import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from diffdx._interrupt import Interrupted
+from diffdx.backbones.model import DiffusionModel
+from diffdx.classification.predictions import read_predictions
+from diffdx.classification.runner import classify_dataset
+from diffdx.classification.settings import ClassifySettings
+from diffdx.classification.store import read_errors
+from diffdx.config import DataConfig, ModelConfig, UNetConfig
+from diffdx.data import open_dataset
+from diffdx.errors import ConfigError, DataError
+
+SETTINGS = ClassifySettings(
+    num_trials=3, bank_size=5, device="cpu", precision="fp32", deterministic=True
+)
+FILES = ("errors.parquet", "predictions.parquet", "predictions.csv")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = ModelConfig(
+        data=DataConfig(image_size=16),
+        backbone=UNetConfig(channels=(8,), attention=False, norm_groups=4),
+    )
+    return DiffusionModel(config, ("NORMAL", "PNEUMONIA"), "PNEUMONIA")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for name in ("NORMAL", "PNEUMONIA"):
+        (root / name).mkdir()
+        for i in range(8):
+            pixels = rng.integers(0, 256, (16, 16)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    bad = root / "NORMAL" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:150])
+    (root / "PNEUMONIA" / "5.png").write_text("not an image")
+    return open_dataset(root)
+
+
+@pytest.fixture(scope="module")
+def whole(model, dataset, tmp_path_factory):
+    steps = []
+    folder = tmp_path_factory.mktemp("whole")
+    result = classify_dataset(
+        model, dataset, folder, SETTINGS, progress=lambda done, total: steps.append((done, total))
+    )
+    assert steps == [(i, 16) for i in range(1, 17)]
+    return result
+
+
+def same_files(a, b):
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in FILES)
+
+
+def test_every_image_has_a_row_and_bad_files_say_why(whole, dataset):
+    table = read_predictions(whole.folder)
+    pd.testing.assert_frame_equal(table, whole.table)
+    assert table["image_id"].tolist() == [r.image_id for r in dataset.records]
+    failed = table[table["status"] == "error"]
+    assert failed["image_id"].tolist() == ["NORMAL/3.png", "PNEUMONIA/5.png"]
+    assert whole.n_failed == 2
+    assert failed["error"].str.contains("png").all()
+    assert not failed["error"].str.contains("\n").any()
+    good = table[table["status"] == "ok"]
+    assert (good["trials_used"] == 3).all()
+    assert (good["nfe"] == 6).all()
+    assert (good["votes_NORMAL"] + good["votes_PNEUMONIA"] == 3).all()
+    assert read_errors(whole.folder / "errors.parquet")[0] == good["image_id"].tolist()
+
+
+def test_the_record_says_what_was_done(whole, model):
+    info = json.loads((whole.folder / "classify.json").read_text())
+    assert info == whole.info
+    expected = {
+        "n": 16, "n_failed": 2, "classes": ["NORMAL", "PNEUMONIA"], "positive": "PNEUMONIA",
+        "rule": "vote", "space": "v", "trials": 3, "bank": 5, "stop": "none", "seed": 0,
+        "ties": "split", "device": "cpu", "precision": "fp32", "batch_size": 64,
+        "model_sha256": model.sha256, "tied_trials": 0, "tied_votes": 0, "shard": None,
+    }  # fmt: skip
+    assert {name: info[name] for name in expected} == expected
+    assert "not a medical device" in info["notice"]
+    assert info["seconds"] > 0
+    assert info["images_per_second"] > 0
+    assert isinstance(info["warnings"], list)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    model, dataset, whole, tmp_path, number, exit_code
+):
+    before = signal.getsignal(number)
+
+    def interrupt(done, total):
+        if done == 3:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted) as caught:
+        classify_dataset(model, dataset, tmp_path, SETTINGS, progress=interrupt)
+    assert caught.value.exit_code == exit_code
+    assert signal.getsignal(number) is before
+    assert not (tmp_path / "errors.parquet").exists()
+
+    steps = []
+    classify_dataset(model, dataset, tmp_path, SETTINGS, lambda done, total: steps.append(done))
+    # Three images were finished, and at most the ones already read.
+    assert 4 <= steps[0] <= 6
+    assert steps[-1] == 16
+    assert same_files(tmp_path, whole.folder)
+
+
+def test_a_second_run_computes_nothing_and_changes_nothing(model, dataset, whole, tmp_path):
+    classify_dataset(model, dataset, tmp_path, SETTINGS)
+    again = classify_dataset(model, dataset, tmp_path, SETTINGS)
+    assert same_files(tmp_path, whole.folder)
+    # Only the two bad files were tried again.
+    assert again.n_failed == 2
+    assert again.info["images_per_second"] is None
+
+
+def test_shards_together_are_the_whole(model, dataset, whole, tmp_path):
+    tables = []
+    for i in (1, 2, 3):
+        shard = replace(SETTINGS, shard=(i, 3))
+        result = classify_dataset(model, dataset, tmp_path / str(i), shard)
+        assert result.info["shard"] == f"{i}/3"
+        tables.append(result.table)
+    together = pd.concat(tables).set_index("image_id").loc[whole.table["image_id"]].reset_index()
+    pd.testing.assert_frame_equal(together, whole.table, check_dtype=False)
+
+
+def test_other_settings_are_refused_unless_overwritten(model, dataset, tmp_path):
+    few = dataset.subset(dataset.records[:2])
+    classify_dataset(model, few, tmp_path, SETTINGS)
+    other = replace(SETTINGS, seed=1)
+    with pytest.raises(ConfigError, match="seed: 0 there, 1 now"):
+        classify_dataset(model, few, tmp_path, other)
+    anew = classify_dataset(model, few, tmp_path, replace(other, overwrite=True))
+    assert anew.info["seed"] == 1
+
+
+def test_strict_stops_at_the_first_bad_image_and_keeps_the_good_ones(model, dataset, tmp_path):
+    strict = replace(SETTINGS, strict=True)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"3\.png"):
+            classify_dataset(model, dataset, tmp_path, strict)
+    assert not (tmp_path / "predictions.parquet").exists()
+    steps = []
+    classify_dataset(model, dataset, tmp_path, SETTINGS, lambda done, total: steps.append(done))
+    assert steps[0] > 3
+
+
+def test_it_runs_outside_the_main_thread(model, dataset, whole, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(classify_dataset, model, dataset, tmp_path, SETTINGS).result()
+    assert same_files(tmp_path, whole.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_trials": 7}, "--bank"),
+        ({"shard": (4, 3)}, "--shard 4/3"),
+        ({"shard": (0, 3)}, "--shard 0/3"),
+    ],
+)
+def test_settings_that_cannot_be_carried_out_are_refused_at_once(change, message):
+    with pytest.raises(ConfigError, match=message):
+        replace(SETTINGS, **change)
