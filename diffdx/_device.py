@@ -1,6 +1,8 @@
 """Which device and which precision a run uses, resolved once from what the user asked for."""
 
+import platform
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -10,7 +12,7 @@ from diffdx.errors import ConfigError
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionOption = Literal["auto", "fp32", "bf16", "fp16"]
 
-_AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -58,11 +60,21 @@ def cpu_multiplies_bf16() -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
+def cpu_name() -> str:
+    """Return the processor's model name, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
     """Return the context in which network calls run; arithmetic on errors stays outside it."""
     if precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=_AUTOCAST_DTYPE[precision])
+    return torch.autocast(device.type, dtype=AUTOCAST_DTYPE[precision])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

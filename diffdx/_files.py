@@ -1,5 +1,6 @@
 """Files that are either whole or absent: written beside their place, then renamed into it."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +24,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a folder's lock; the system releases it when the process ends, however it ends.
+
+    Raises:
+        BlockingIOError: without `wait`, if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

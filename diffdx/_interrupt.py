@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  an ending, not an error
     """Raised after everything is saved; `exit_code` is 130 for SIGINT and 143 for SIGTERM."""
 
     def __init__(self, signal_number: int) -> None:
@@ -33,7 +33,7 @@ def stop_requests() -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a `StopRequest` while the block runs; a second one is final."""
     request = StopRequest()
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {int(number): signal.getsignal(number) for number in numbers}
 
     def handle(number: int, frame: FrameType | None) -> None:
         request.signal_number = number

@@ -5,8 +5,8 @@ A counter-based generator (Philox4x32-10: Salmon et al., "Parallel random number
 trial is the same whatever the batch, the order, the number of workers or the device, and no global
 generator is read or moved.
 
-    key = first 64 bits of SHA-256(seed, content)      counter = (block, trial, stream, 0), 32 bits
-    each
+    key = first 64 bits of SHA-256(seed, content)
+    counter = (block, trial, stream, 0), 32 bits each
 
 Written in int64 tensor arithmetic, whose products wrap modulo 2^64 on every device, the integers
 are equal bit by bit on CPU and GPU. Normals come from them by Box-Muller in float32 and agree to

@@ -5,6 +5,8 @@ from torch import Tensor
 
 Images = Float[Tensor, "B C H W"]
 """Images, noise or predictions, in model range or in the network's coordinates."""
+Encoded = Float[Tensor, "B D h w"]
+"""Images in the network's coordinates, where it matters that their shape is another."""
 Times = Float[Tensor, "B"]
 """Diffusion times in [0, 1], or log-SNRs in nats: one per image."""
 Schedule = Float[Tensor, "*grid"]

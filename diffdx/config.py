@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from diffdx.errors import ConfigError
 
@@ -38,17 +38,34 @@ class ScheduleConfig(_Section):
     logsnr_max: float = 10.0
     shift: float = 0.0
 
+    @model_validator(mode="after")
+    def _check_order(self) -> "ScheduleConfig":
+        if not self.logsnr_min < self.logsnr_max:
+            raise ValueError("logsnr_min must be below logsnr_max")
+        return self
+
 
 class UNetConfig(_Section):
     """Size of the UNet; channels from the highest resolution to the lowest."""
 
     name: Literal["unet"] = "unet"
-    channels: tuple[int, ...] = (32, 64, 128, 192)
+    channels: tuple[int, ...] = Field((32, 64, 128, 192), min_length=1)
     layers_per_block: int = Field(1, ge=1)
     attention: bool = True
-    attention_head_dim: int = 32
-    norm_groups: int = 16
+    attention_head_dim: int = Field(32, ge=1)
+    norm_groups: int = Field(16, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check_widths(self) -> "UNetConfig":
+        if any(width < 1 or width % self.norm_groups for width in self.channels):
+            raise ValueError(f"channels must be multiples of norm_groups ({self.norm_groups})")
+        if self.attention and self.channels[-1] < self.attention_head_dim:
+            raise ValueError(
+                "the last of channels, where the attention is, must not be below "
+                f"attention_head_dim ({self.attention_head_dim})"
+            )
+        return self
 
 
 class ModelConfig(_Section):
@@ -157,6 +174,7 @@ def resolve_config(
         file: YAML with the layout of RunConfig.
         assignments: Texts like `train.batch_size=64`; values are read as YAML.
         options: Dotted names and values given as command options; None means not given.
+
     Raises:
         ConfigError: for an unknown preset, key or value; the message names it.
     """
@@ -172,7 +190,10 @@ def resolve_config(
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set needs name=value, got '{text}'")
-        _assign(values, name, yaml.safe_load(value))
+        try:
+            _assign(values, name, yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {name}: '{value}' is no YAML value; quote it") from None
     for name, value in (options or {}).items():
         if value is not None:
             _assign(values, name, value)

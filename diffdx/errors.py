@@ -5,7 +5,7 @@ A message never contains a patient's identifier: a short hash stands for it.
 
 
 class DiffdxError(Exception):
-    """Base of every error that diffdx raises on purpose; `exit_code` is what the command returns."""
+    """Base of every error raised on purpose; `exit_code` is what the command returns."""
 
     exit_code = 1
 
@@ -20,6 +20,12 @@ class DataError(DiffdxError):
     """An image, table, label or split that cannot be used as it is."""
 
     exit_code = 2
+
+
+class InputFailureError(DataError):
+    """Under `--strict`, the first image that could not be used; work was under way."""
+
+    exit_code = 1
 
 
 class CheckpointError(DiffdxError):

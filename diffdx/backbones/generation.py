@@ -16,13 +16,14 @@ def predictor(model: DiffusionModel, precision: Precision) -> VPredictor:
 
     def predict_v(z_t: Images, logsnr: Times, y: ClassIds) -> Images:
         with autocast(device, precision):
-            return model(z_t, logsnr, y)
+            v_hat: Images = model(z_t, logsnr, y)
+        return v_hat
 
     return predict_v
 
 
 def generation_noise(model: DiffusionModel, count: int, seed: int) -> Images:
-    """Return `count` standard normal images in the network's coordinates, a function of the seed."""
+    """Return `count` standard normal images in network coordinates, a function of the seed."""
     key = torch.full((count,), purpose_key(seed, "generation"))
     return philox_normal(key, torch.arange(count), model.shape, next(model.parameters()).device)
 

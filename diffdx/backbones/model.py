@@ -41,6 +41,7 @@ class ModelCard(BaseModel):
     positive: str | None
     sha256: str
     model: ModelConfig
+    warnings: tuple[str, ...] = ()
 
 
 class DiffusionModel(nn.Module):
@@ -50,6 +51,7 @@ class DiffusionModel(nn.Module):
         config: What rebuilds it.
         classes: Class names; a class index is a position in this tuple.
         positive: The class that F1 and AUROC mean, if there is one.
+        warnings: What a reader of any result of this model must know.
         denoiser: The `Denoiser`, in the network's coordinates.
         transform: Model range <-> network's coordinates.
         schedule: Time <-> log-SNR.
@@ -58,7 +60,11 @@ class DiffusionModel(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, classes: tuple[str, ...], positive: str | None = None
+        self,
+        config: ModelConfig,
+        classes: tuple[str, ...],
+        positive: str | None = None,
+        warnings: tuple[str, ...] = (),
     ) -> None:
         """Build the model with random weights.
 
@@ -72,6 +78,7 @@ class DiffusionModel(nn.Module):
         self.config = config
         self.classes = classes
         self.positive = positive
+        self.warnings = warnings
         self.sha256 = ""
         self.pixels = PixelSpec(data.image_size, data.channels, data.resize)
         self.schedule = ShiftedCosine(**config.schedule.model_dump())
@@ -94,7 +101,8 @@ class DiffusionModel(nn.Module):
 
     def forward(self, z_t: Images, logsnr: Times, y: ClassIds) -> Images:
         """Return v_hat: the denoiser's call."""
-        return self.denoiser(z_t, logsnr, y)
+        v_hat: Images = self.denoiser(z_t, logsnr, y)
+        return v_hat
 
     def preprocess(self, pixels: Pixels) -> Float[np.ndarray, "C S S"]:
         """Return a decoded image (uint8 or uint16) as float32 in [-1, 1], in the model's size."""
@@ -120,6 +128,7 @@ class DiffusionModel(nn.Module):
             positive=self.positive,
             sha256=digest,
             model=self.config,
+            warnings=self.warnings,
         )
         write_json(folder / CARD_FILE, card.model_dump(mode="json"))
         return digest
@@ -136,7 +145,10 @@ class DiffusionModel(nn.Module):
         """
         folder = find_checkpoint(Path(path))
         card = _read_card(folder / CARD_FILE)
-        model = DiffusionModel(card.model, card.classes, card.positive)
+        try:
+            model = DiffusionModel(card.model, card.classes, card.positive, card.warnings)
+        except ConfigError as error:
+            raise CheckpointError(f"{folder / CARD_FILE}: {error}; copy it again") from None
         weights = folder / WEIGHTS_FILE
         tensors = _read_weights(weights, card.sha256)
         expected = model.state_dict()

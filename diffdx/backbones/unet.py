@@ -68,5 +68,5 @@ class UNetDenoiser(Denoiser):
         height, width = z_t.shape[2:]
         # Every level halves the side: 14 x 14 (a 28 px image) is padded to 16 x 16 and cut again.
         padded = F.pad(z_t, (0, -width % self._multiple, 0, -height % self._multiple))
-        v_hat = self.unet(padded, time, class_labels=y).sample
-        return v_hat[:, :, :height, :width].float()
+        v_hat: Images = self.unet(padded, time, class_labels=y).sample.float()
+        return v_hat[:, :, :height, :width]

@@ -2,8 +2,11 @@
 
 A bank is (seed, image content, size). Trial n of an image has the time t_n and the noise eps_n:
 
-    stratified   t_n = (pi(n) + u_n) / size        pi a uniformly random permutation of the cells,
-    u_n ~ U[0, 1) iid          t_n = u_n                         (paper, appendix A) eps_n ~ N(0, I)
+    stratified   t_n = (pi(n) + u_n) / size
+    iid          t_n = u_n                         (paper, appendix A)
+    eps_n ~ N(0, I)
+
+with u_n ~ U[0, 1) and pi a uniformly random permutation of the grid's cells.
 
 pi, u and eps come from the counter-based generator under the image's content key, so they depend on
 nothing but the seed, the pixels and the bank: not on the batch, the order, the sharding or the

@@ -6,6 +6,8 @@ read or judged becomes a row with status `error`, and the others go on. An inter
 finished images and continues when it is started again. Research use only, not a medical device.
 """
 
+import hashlib
+import json
 import threading
 import time
 from collections import deque
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from diffdx._device import resolve_device, resolve_precision
-from diffdx._files import write_json
+from diffdx._files import exclusive, write_json
 from diffdx._interrupt import StopRequest, stop_requests
 from diffdx.backbones.model import DiffusionModel
 from diffdx.classification.denoising_errors import denoising_errors, resolve_batch_size
@@ -30,7 +32,7 @@ from diffdx.classification.settings import ClassifySettings as ClassifySettings
 from diffdx.classification.store import ErrorStore, read_errors
 from diffdx.classification.voting import count_tied_trials, majority_vote, predict_vote
 from diffdx.data.dataset import Dataset, Record
-from diffdx.errors import DataError
+from diffdx.errors import DataError, InputFailureError
 
 CLASSIFY_FILE = "classify.json"
 NOTICE = "Research use only, not a medical device."
@@ -45,14 +47,16 @@ class ClassifyResult:
 
     Attributes:
         folder: The predictions folder.
-        table: Its prediction table.
+        table: Its prediction table; None if nothing is concluded.
         n_failed: Images with status `error`.
-        info: The content of `classify.json`.
+        n_waiting: Images that other shards have yet to classify; if any, nothing is concluded.
+        info: The content of `classify.json`; empty if nothing is concluded.
     """
 
     folder: Path
-    table: pd.DataFrame
+    table: pd.DataFrame | None
     n_failed: int
+    n_waiting: int
     info: dict[str, Any]
 
 
@@ -64,6 +68,9 @@ def classify_dataset(
     progress: Progress | None = None,
 ) -> ClassifyResult:
     """Classify every image of a dataset, write the predictions folder and return its table.
+
+    Shards of one dataset share one folder: each adds its images, and the one that finds all of them
+    finished writes the tables.
 
     Args:
         model: Moved to the device of the settings.
@@ -82,22 +89,17 @@ def classify_dataset(
     device = resolve_device(settings.device)
     run = _Run(model.to(device), dataset, folder, settings, device)
     failures = run.evaluate(progress or (lambda done, total: None))
-    stored = read_errors(run.store.merge([r.image_id for r in run.records]), model.classes)
-    table = prediction_table(
-        run.records,
-        model.classes,
-        stored,
-        failures,
-        rule=settings.rule,
-        space=settings.space,
-        ties=settings.ties,
-    )
-    write_predictions(table, folder)
-    info = run.info(time.perf_counter() - started, failures)
-    info["tied_trials"] = int(count_tied_trials(stored[1]).sum())
-    info["tied_votes"] = int(predict_vote(majority_vote(stored[1], ties=settings.ties))[1].sum())
-    write_json(folder / CLASSIFY_FILE, info)
-    return ClassifyResult(folder, table, len(failures), info)
+    seconds = time.perf_counter() - started
+    with exclusive(folder):
+        run.store.reload()
+        waiting = [
+            r.image_id
+            for r in dataset.records
+            if r.image_id not in run.store.finished and r.image_id not in failures
+        ]
+        if waiting:
+            return ClassifyResult(folder, None, len(failures), len(waiting), {})
+        return run.conclude(failures, seconds)
 
 
 @dataclass
@@ -124,9 +126,15 @@ class _Run:
             "trials": settings.num_trials,
             "precision": self.precision,
             "deterministic": settings.deterministic,
+            "inputs": _inputs_hash(self.dataset),
         }
+        first, count = settings.shard or (1, 1)
         self.store = ErrorStore(
-            self.folder, self.model.classes, depends_on, overwrite=settings.overwrite
+            self.folder,
+            self.model.classes,
+            depends_on,
+            writer=f"{first}of{count}",
+            overwrite=settings.overwrite,
         )
 
     def evaluate(self, progress: Progress) -> dict[str, str]:
@@ -153,7 +161,7 @@ class _Run:
                     self.evaluated += 1
                 elif self.settings.strict:
                     self.store.flush()
-                    raise result.failure
+                    raise InputFailureError(f"--strict: {result.failure}") from result.failure
                 else:
                     failures[image_id] = " ".join(str(result.failure).split())
                 done += 1
@@ -169,12 +177,45 @@ class _Run:
         except DataError as error:
             return error
 
-    def info(self, seconds: float, failures: dict[str, str]) -> dict[str, Any]:
+    def conclude(self, failures: dict[str, str], seconds: float) -> ClassifyResult:
+        """Merge the store, decide, and write the tables of the whole dataset."""
+        settings, records = self.settings, self.dataset.records
+        stored = read_errors(self.store.merge([r.image_id for r in records]), self.model.classes)
+        table = prediction_table(
+            records,
+            self.model.classes,
+            stored,
+            failures,
+            rule=settings.rule,
+            space=settings.space,
+            ties=settings.ties,
+        )
+        write_predictions(table, self.folder)
+        votes = majority_vote(stored[1], ties=settings.ties)
+        info = {
+            **self._info(),
+            **self._speed(seconds),
+            "n": len(records),
+            "n_failed": len(failures),
+            "tied_trials": int(count_tied_trials(stored[1]).sum()),
+            "tied_votes": int(predict_vote(votes)[1].sum()),
+        }
+        write_json(self.folder / CLASSIFY_FILE, info)
+        return ClassifyResult(self.folder, table, len(failures), 0, info)
+
+    def _speed(self, seconds: float) -> dict[str, float | None]:
+        """Return time and rate of the evaluation; those of the earlier call if nothing was left."""
+        earlier = self.folder / CLASSIFY_FILE
+        if not self.evaluated and earlier.is_file():
+            before = json.loads(earlier.read_text(encoding="utf-8"))
+            return {name: before[name] for name in ("seconds", "images_per_second")}
+        rate = round(self.evaluated / seconds, 4) if self.evaluated else None
+        return {"seconds": round(seconds, 3), "images_per_second": rate}
+
+    def _info(self) -> dict[str, Any]:
         settings = self.settings
         return {
             "notice": NOTICE,
-            "n": len(self.records),
-            "n_failed": len(failures),
             "classes": list(self.model.classes),
             "positive": self.model.positive,
             "rule": settings.rule,
@@ -186,15 +227,20 @@ class _Run:
             "seed": settings.seed,
             "ties": settings.ties,
             "device": str(self.device),
+            "threads": torch.get_num_threads(),
             "precision": self.precision,
             "batch_size": self.batch_size,
             "deterministic": settings.deterministic,
             "shard": None if settings.shard is None else "{}/{}".format(*settings.shard),
-            "seconds": round(seconds, 3),
-            "images_per_second": round(self.evaluated / seconds, 4) if self.evaluated else None,
             "model_sha256": self.model.sha256,
-            "warnings": list(self.dataset.warnings),
+            "warnings": list(dict.fromkeys([*self.model.warnings, *self.dataset.warnings])),
         }
+
+
+def _inputs_hash(dataset: Dataset) -> str:
+    """Return a hash of what is classified: the dataset's fingerprint and the paths as given."""
+    paths = "\n".join(record.path for record in dataset.records)
+    return hashlib.sha256(f"{dataset.fingerprint}\n{paths}".encode(errors="replace")).hexdigest()
 
 
 def _read_ahead(

@@ -6,7 +6,8 @@ the image had stopped, or (under some classes only) that the class had been elim
 
 While a run goes on, finished images are flushed to `errors.parts/`, each part whole or absent; at
 the end the parts are merged in input order. A part carries the settings that made it, so a run that
-was cut goes on where it stopped, and one with other settings is refused.
+was cut goes on where it stopped, and one with other settings is refused. Several processes may add
+parts to one folder at a time, each under a name of its own.
 """
 
 import json
@@ -45,6 +46,7 @@ class ErrorStore:
         classes: Sequence[str],
         settings: Mapping[str, str | int | bool],
         *,
+        writer: str = "all",
         overwrite: bool = False,
     ) -> None:
         """Open the store of a predictions folder, empty or with what an earlier run left.
@@ -53,6 +55,7 @@ class ErrorStore:
             folder: The predictions folder.
             classes: Class names in the order of the errors' class axis.
             settings: What the errors depend on (model, bank, trials, ...); the same in every part.
+            writer: Names the parts of this process; another for each process at work.
             overwrite: Start afresh.
 
         Raises:
@@ -64,10 +67,20 @@ class ErrorStore:
         self.settings = {"classes": list(classes), **settings}
         self._schema = _schema(classes).with_metadata({_SETTINGS: json.dumps(self.settings)})
         self._pending: list[pa.Table] = []
+        self._writer = writer
         if overwrite:
             (folder / ERRORS_FILE).unlink(missing_ok=True)
             shutil.rmtree(folder / PARTS_FOLDER, ignore_errors=True)
         self.finished: set[str] = set()
+        self.reload()
+
+    def reload(self) -> None:
+        """Take in what other processes have stored since.
+
+        Raises:
+            ConfigError: if something was made with other settings.
+            CheckpointError: if a part cannot be read.
+        """
         for path in self._files():
             self._check_settings(path)
             ids = _read_table(path, columns=["image_id"])["image_id"]
@@ -96,9 +109,11 @@ class ErrorStore:
             return
         parts = self.folder / PARTS_FOLDER
         number = 1 + max(
-            (int(path.stem.split("-")[1]) for path in parts.glob("part-*.parquet")), default=-1
+            (int(p.stem.rsplit("-")[-1]) for p in parts.glob(f"part-{self._writer}-*.parquet")),
+            default=-1,
         )
-        self._write(pa.concat_tables(self._pending), parts / f"part-{number:06d}.parquet")
+        path = parts / f"part-{self._writer}-{number:06d}.parquet"
+        self._write(pa.concat_tables(self._pending), path)
         self._pending = []
 
     def merge(self, order: Sequence[str]) -> Path:

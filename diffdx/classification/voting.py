@@ -3,10 +3,10 @@
 Every rule reads one array `errors[b, k, n]`: the mean squared v error of image b under class k in
 trial n, the same noisy image for all classes of a trial (spec section 3, paper Eq. 4).
 
-    vote     votes[b, k] = sum_n 1[k = argmin_j errors[b, j, n]]     the class with most votes wins
-    mean     mean_error[b, k] = sum_n errors[b, k, n] / N            the class with the smallest
-    mean error wins spaces   eps error = alpha^2 * v error,   x error = sigma^2 * v error,   alpha^2
-    = sigmoid(logsnr) = 1 - sigma^2
+    vote     votes[b, k] = sum_n 1[k = argmin_j errors[b, j, n]]     most votes win
+    mean     mean_error[b, k] = sum_n errors[b, k, n] / N            the smallest mean error wins
+    spaces   eps error = alpha^2 v error,  x error = sigma^2 v error
+             alpha^2 = sigmoid(logsnr) = 1 - sigma^2
 
 The factor of a space is common to the classes of a trial, so the vote is the same in every space;
 the mean is not. Two marks are understood everywhere: `inf` is a class already eliminated, NaN

@@ -30,16 +30,26 @@ for verb in (demo, train, sample, classify, evaluate, report, export, doctor):
     app.command()(verb)
 
 
+def _print_version(asked: bool) -> bool:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"diffdx {version('diffdx')}")
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    # Eager: a callback runs before the missing verb is noticed.
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
 ) -> None:
     """Options before the verb."""
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"diffdx {installed('diffdx')}")
-        raise typer.Exit
 
 
 def repeat_names(arguments: Sequence[str]) -> list[str]:

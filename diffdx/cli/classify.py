@@ -1,7 +1,7 @@
 """`diffdx classify`: which class denoises each image best, trial by trial."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,8 +10,9 @@ from diffdx.cli.console import EXIT_SOME_FAILED, NOTICE, Reporter
 from diffdx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from diffdx.backbones.model import DiffusionModel
-    from diffdx.classification.runner import ClassifyResult
     from diffdx.data.dataset import Dataset
 
 SHOWN = 20
@@ -30,9 +31,9 @@ def classify(
     rule: Annotated[Literal["vote", "mean"], typer.Option(help="Which rule decides.")] = "vote",
     space: Annotated[Literal["v", "eps", "x"], typer.Option(help="Space of mean errors.")] = "v",
     shard: Annotated[str | None, typer.Option(help="I/N: every N-th image from the I-th.")] = None,
-    strict: Annotated[bool, typer.Option(help="Stop at the first bad image.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad image.")] = False,
     deterministic: Annotated[
-        bool, typer.Option(help="The same bytes whatever batch size, order and shards.")
+        bool, typer.Option("--deterministic", help="The same bytes in any batch, order or shard.")
     ] = False,
     frame: Annotated[int | None, typer.Option(min=0, help="Frame of multi-frame files.")] = None,
     limit: options.Limit = None,
@@ -63,7 +64,7 @@ def classify(
             rule=rule,
             space=space,
             seed=seed,
-            batch_size=batch_size if batch_size == "auto" else _number(batch_size),
+            batch_size="auto" if batch_size == "auto" else _number(batch_size),
             device=device,
             precision=precision,
             deterministic=deterministic,
@@ -80,7 +81,8 @@ def classify(
         for warning in dataset.warnings:
             reporter.warn(warning)
         folder = out or Path("out") / f"classify-{run.name}"
-        with reporter.progress(f"classifying {len(dataset)} images") as line:
+        title = f"classifying {len(dataset)} images"
+        with reporter.working(), reporter.progress(title) as line:
             result = classify_dataset(
                 model,
                 dataset,
@@ -88,7 +90,12 @@ def classify(
                 settings,
                 lambda done, total: line.update(done / max(total, 1), f"{done} of {total}"),
             )
-        reporter.result(_summary(result), {"out": str(folder), **result.info})
+        if result.table is None:
+            text = f"{result.n_waiting} images are left to other shards; give them the same --out"
+            reporter.result(text, {"out": str(folder), "n_waiting": result.n_waiting})
+            return
+        text = _summary(folder, result.table, result.info)
+        reporter.result(text, {"out": str(folder), **result.info})
         if result.n_failed:
             reporter.warn(f"{result.n_failed} of {len(dataset)} images failed; see column 'error'")
             raise typer.Exit(EXIT_SOME_FAILED)
@@ -151,9 +158,8 @@ def _shard(text: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
-def _summary(result: "ClassifyResult") -> str:
+def _summary(folder: Path, table: "pd.DataFrame", info: dict[str, Any]) -> str:
     """Return the first rows as text: image, decision, vote share, entropy."""
-    table = result.table
     lines = []
     for row in table.head(SHOWN).to_dict("records"):
         if row["status"] == "error":
@@ -166,6 +172,5 @@ def _summary(result: "ClassifyResult") -> str:
         )
     if len(table) > SHOWN:
         lines.append(f"... and {len(table) - SHOWN} more")
-    info = result.info
     rate = f"{info['seconds']:.1f} s, {info['device']}, {info['precision']}"
-    return "\n".join([*lines, f"{NOTICE} {rate}", str(result.folder / "predictions.csv")])
+    return "\n".join([*lines, f"{NOTICE} {rate}", str(folder / "predictions.csv")])

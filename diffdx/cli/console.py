@@ -18,7 +18,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from diffdx._interrupt import Interrupted
-from diffdx.errors import DiffdxError
+from diffdx.errors import DataError, DiffdxError
 
 NOTICE = "Research use only. Not a medical device."
 EXIT_SOME_FAILED = 3
@@ -75,13 +75,26 @@ class Reporter:
         except DiffdxError as error:
             self.err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            # A full disk, a folder without permission: the file and the reason say it all.
+            self.err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+            raise typer.Exit(1) from None
         except Interrupted as stop:
             self.err.print(f"{stop}; everything is saved", markup=False)
             raise typer.Exit(stop.exit_code) from None
 
     @contextmanager
+    def working(self) -> Iterator[None]:
+        """Give errors in the data exit code 1: inside, they no longer come before any work."""
+        try:
+            yield
+        except DataError as error:
+            error.exit_code = 1
+            raise
+
+    @contextmanager
     def progress(self, title: str) -> Iterator["ProgressLine"]:
-        """Show progress with the time left: a bar on a terminal, a line every ten seconds elsewhere."""
+        """Show progress and time left: a bar on a terminal, lines every ten seconds elsewhere."""
         if self.quiet:
             yield ProgressLine(title, None, None, None)
         elif self.no_progress or not self.err.is_terminal:
@@ -127,6 +140,8 @@ class ProgressLine:
         if now - self._told >= PLAIN_SECONDS:
             self._told = now
             done = fraction - self._first
-            left = f"{(now - self._started) * (1 - fraction) / done / 60:.1f} min left" if done else ""
-            text = f"{self._title}: {fraction:.0%} {note} {left}"
-            self._plain.print(text.rstrip(), markup=False, soft_wrap=True)
+            text = f"{self._title}: {fraction:.0%} {note}"
+            if done > 0:
+                minutes = (now - self._started) * (1 - fraction) / done / 60
+                text += f", {minutes:.1f} min left"
+            self._plain.print(text, markup=False, soft_wrap=True)

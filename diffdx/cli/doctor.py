@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import typer
@@ -31,12 +32,12 @@ def doctor(as_json: options.Json = False) -> None:
     reporter = Reporter(as_json=as_json)
     checks: dict[str, Callable[[], str]] = {
         "python": platform.python_version,
-        **{name: lambda name=name: _version(name) for name in LIBRARIES},
+        **{name: partial(_version, name) for name in LIBRARIES},
         "torch works": _torch_works,
         "torchvision": _torchvision,
         "devices": _devices,
         "bf16 on this CPU": _bf16,
-        **{f"codec {name}": lambda name=name: _codec(name) for name in CODECS},
+        **{f"codec {name}": partial(_codec, name) for name in CODECS},
     }
     rows: dict[str, dict[str, Any]] = {}
     for name, check in checks.items():

@@ -44,7 +44,8 @@ def describe(folder: str, summary: dict[str, Any]) -> str:
     chosen = summary["rule"] if summary["rule"] == "vote" else f"mean_{summary['space']}"
     lines = [
         f"{folder}: {summary['n']} images, {summary['n_failed']} failed, "
-        f"{summary['trials']} trials of a bank of {summary['bank']}, positive {summary['positive']}",
+        f"{summary['trials']} trials of a bank of {summary['bank']}, "
+        f"positive {summary['positive']}",
         "".join(["rule".ljust(12), *(name.rjust(24) for name in METRICS)]),
     ]
     for rule, scores in summary["by_rule"].items():
@@ -55,7 +56,9 @@ def describe(folder: str, summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(interval: dict[str, float] | None) -> str:
+def _cell(interval: dict[str, float | None] | None) -> str:
     if interval is None:
         return "not defined"
-    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+    bounds = [interval[name] for name in ("low", "high")]
+    shown = ", ".join("-" if bound is None else f"{bound:.3f}" for bound in bounds)
+    return f"{interval['value']:.3f} [{shown}]"

@@ -15,7 +15,7 @@ RECORDS = ("config.yaml", "run.json", "splits.csv", "model_card.md", "metrics.js
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; a run folder without training state.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Of the stored network weights.")
     ] = "bfloat16",
@@ -33,9 +33,11 @@ def export(
         from diffdx.backbones.model import DiffusionModel
 
         model = DiffusionModel.load(run)
-        require_room(out, overwrite=overwrite)
+        require_room(out, overwrite=overwrite, inputs=[run])
         digest = model.save(out / "checkpoints" / "best", dtype=dtype)
         for name in RECORDS:
             if (run / name).is_file():
                 shutil.copyfile(run / name, out / name)
-        reporter.result(f"weights {digest[:12]}, {dtype}\n{out}", {"out": str(out), "sha256": digest})
+        reporter.result(
+            f"weights {digest[:12]}, {dtype}\n{out}", {"out": str(out), "sha256": digest}
+        )

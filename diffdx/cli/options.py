@@ -19,11 +19,13 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", help="One setting, as in --set train.batch_size=64; may be repeated."),
 ]
-Overwrite = Annotated[bool, typer.Option(help="Replace what is in the output folder.")]
-DryRun = Annotated[bool, typer.Option(help="Print what would be done, then stop.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is in the output folder.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, then stop.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only warnings and errors.")]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Tell more on the way.")]
-NoProgress = Annotated[bool, typer.Option(help="Plain lines in place of a progress bar.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="Plain lines in place of a bar.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Positive = Annotated[str | None, typer.Option(help="The class that F1 and AUROC mean.")]
 Limit = Annotated[

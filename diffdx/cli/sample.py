@@ -33,8 +33,8 @@ def sample(
         import torch
 
         from diffdx._device import resolve_device, resolve_precision
-        from diffdx.backbones.model import DiffusionModel
         from diffdx.backbones.generation import generate
+        from diffdx.backbones.model import DiffusionModel
         from diffdx.transforms.pictures import grid_image, write_png
 
         where = resolve_device(device)
@@ -42,7 +42,7 @@ def sample(
         if class_ not in model.classes:
             raise ConfigError(f"--class {class_}: the model knows {', '.join(model.classes)}")
         folder = out or run.with_name(f"{run.name}-samples")
-        require_room(folder, overwrite=overwrite)
+        require_room(folder, overwrite=overwrite, inputs=[run])
         x = generate(
             model,
             torch.full((n,), model.classes.index(class_)),
@@ -55,7 +55,7 @@ def sample(
         columns = max(c for c in range(1, min(n, 8) + 1) if n % c == 0)
         write_png(folder / "grid.png", grid_image(x, columns))
         paths = [folder / f"{class_}-{i:04d}.png".replace("/", "_") for i in range(n)]
-        for path, image in zip(paths, x.split(1), strict=True):
+        for path, image in zip(paths, torch.split(x, 1), strict=True):
             write_png(path, grid_image(image, 1))
         record = {"out": str(folder), "class": class_, "n": n, "seed": seed, "notice": NOTICE}
         reporter.result(f"{n} images of {class_}. {NOTICE}\n{folder / 'grid.png'}", record)

@@ -1,13 +1,15 @@
 """`diffdx train`: fit a class-conditional diffusion model to labelled images."""
 
 import sys
+from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffdx.cli import options
-from diffdx.cli.console import Reporter
+from diffdx.cli.console import EXIT_SOME_FAILED, Reporter
 from diffdx.cli.folders import require_room
 
 if TYPE_CHECKING:
@@ -29,9 +31,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     splits: Annotated[list[Path] | None, typer.Option(help="Splits to use, CSV.")] = None,
     positive: options.Positive = None,
-    allow_leak: Annotated[bool, typer.Option(help="Accept a patient in two roles.")] = False,
-    force: Annotated[bool, typer.Option(help="Resume with other settings.")] = False,
-    strict: Annotated[bool, typer.Option(help="Stop at the first unreadable image.")] = False,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Accept a patient in two roles.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Resume with other settings.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a bad image.")] = False,
     config: options.ConfigFile = None,
     set_: options.Assignments = None,
     seed: options.Seed | None = None,
@@ -54,7 +58,7 @@ def train(
         from diffdx.data.readers import open_dataset
         from diffdx.training.budget import Budget
         from diffdx.training.images import detect_channels
-        from diffdx.training.run import TrainRequest
+        from diffdx.training.run import TrainRequest, locked
 
         dataset = open_dataset(data, positive=positive)
         dataset.require_trainable()
@@ -96,22 +100,33 @@ def train(
             _describe(reporter, request)
             return
         if not resume:
-            require_room(out, overwrite=overwrite, or_else="add --resume to continue that run")
-        record = run_training(reporter, request)
+            # A run that another process still writes must not be emptied under its hands.
+            with locked(out) if overwrite and (out / ".lock").is_file() else nullcontext():
+                require_room(
+                    out,
+                    overwrite=overwrite,
+                    or_else="add --resume to continue that run",
+                    inputs=[path for path in (data, config, *(splits or ())) if path],
+                )
+        with reporter.working():
+            record = run_training(reporter, request)
         text = (
             f"{record['steps']} steps, {record['images_seen']} images seen in "
             f"{record['train_seconds'] / 60:.1f} minutes; best validation AUROC "
             f"{record['best_validation_auroc']:.3f} at step {record['best_step']}\n{out}"
         )
         reporter.result(text, record)
+        if record["unreadable"]:
+            reporter.warn(f"{len(record['unreadable'])} images could not be read; see run.json")
+            raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def _splits(
     dataset: "Dataset", files: list[Path] | None, *, allow_leak: bool, seed: int
 ) -> "pd.DataFrame":
-    from diffdx.data.splits import check_splits, load_splits, make_splits
+    from diffdx.data.splits import align_splits, check_splits, load_splits, make_splits
 
-    frame = load_splits(files) if files else make_splits(dataset, seed=seed)
+    frame = align_splits(load_splits(files), dataset) if files else make_splits(dataset, seed=seed)
     for warning in check_splits(frame, allow_leak=allow_leak):
         if warning not in dataset.warnings:
             dataset.warnings.append(warning)
@@ -124,13 +139,11 @@ def _describe(reporter: Reporter, request: "TrainRequest") -> None:
 
     from diffdx.backbones.model import DiffusionModel
 
-    model = DiffusionModel(
-        request.config.model, request.dataset.classes, request.dataset.positive
-    )
+    model = DiffusionModel(request.config.model, request.dataset.classes, request.dataset.positive)
     values = request.config.model_dump(mode="json")
     parameters = sum(p.numel() for p in model.parameters())
-    counts = request.splits.groupby(["role", "label"]).size()
-    roles = {f"{role}/{label}": int(n) for (role, label), n in counts.items()}
+    pairs = zip(request.splits.role, request.splits.label, strict=True)
+    roles = {f"{role}/{label}": n for (role, label), n in sorted(Counter(pairs).items())}
     text = yaml.safe_dump(values, sort_keys=False) + "\n".join(
         [
             f"parameters: {parameters:,}",

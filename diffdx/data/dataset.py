@@ -154,8 +154,7 @@ class Dataset:
 
         Raises:
             DataError: if labels are missing (images are never dropped silently), or if there are
-                fewer
-                than two classes, or a class has fewer than two images.
+                fewer than two classes, or a class has fewer than two images.
         """
         blank = [record.image_id for record in self.records if record.label is None]
         if len(blank) == len(self.records):
@@ -179,8 +178,7 @@ class Dataset:
 
         Raises:
             ConfigError: if there are two classes and neither is known to be the positive one: a
-                guess
-                would silently exchange sensitivity and specificity.
+                guess would silently exchange sensitivity and specificity.
         """
         if self.positive is None and len(self.classes) == 2:
             raise ConfigError(

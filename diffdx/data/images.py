@@ -51,10 +51,9 @@ def read_image(
 
     Raises:
         DataError: if the file is no image of the four formats, is damaged or cut short (half an
-            image
-            is never returned), is too large, too small or too elongated to be resized with sense,
-            has several frames and `frame` does not choose one, or holds no contrast or non-finite
-            values.
+            image is never returned), is too large, too small or too elongated to be resized with
+            sense, has several frames and `frame` does not choose one, or holds no contrast or
+            non-finite values.
     """
     with _open_regular(path) as file:
         try:

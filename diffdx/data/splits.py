@@ -49,8 +49,7 @@ def make_splits(dataset: Dataset, *, seed: int = 0) -> pd.DataFrame:
 
     Raises:
         DataError: if the labels cannot be trained on, nothing is left to train on, or a class has
-            fewer
-            patients than there are roles to fill, so that some role would lack it.
+            fewer patients than there are roles to fill, so that some role would lack it.
     """
     dataset.require_trainable()
     if not dataset.has_patients and NO_PATIENTS not in dataset.warnings:
@@ -110,11 +109,29 @@ def check_splits(splits: pd.DataFrame, *, allow_leak: bool = False) -> list[str]
     return warnings
 
 
+def align_splits(splits: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """Return loaded splits with the dataset's own paths, labels and patients.
+
+    A patient named only in the splits file is kept. Images of the dataset that the file does not
+    list are in no role.
+
+    Raises:
+        DataError: if the file lists images that the dataset does not have.
+    """
+    records = dataset.select(splits["image_id"]).records
+    named = splits["patient_id"] if "patient_id" in splits else [None] * len(splits)
+    rows = [
+        (r.image_id, r.path, r.label, r.patient_id or patient, role)
+        for r, patient, role in zip(records, named, splits["role"], strict=True)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+
+
 def save_splits(splits: pd.DataFrame, path: Path) -> None:
     """Write a split as CSV, whole or not at all."""
     with atomic_path(path) as temporary:
         # File names need not be valid Unicode; their bytes are kept.
-        splits[list(COLUMNS)].to_csv(
+        splits[[name for name in COLUMNS if name != "path"]].to_csv(
             temporary, index=False, encoding="utf-8", errors="surrogateescape", lineterminator="\n"
         )
 
@@ -124,8 +141,7 @@ def load_splits(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
 
     Raises:
         DataError: if a file cannot be read, lacks image_id or role, names an unknown role, or an
-            image
-            is listed twice (its roles could disagree).
+            image is listed twice (its roles could disagree).
     """
     files = [paths] if isinstance(paths, str | Path) else list(paths)
     splits = pd.concat([_load_one(Path(file)) for file in files], ignore_index=True)

@@ -1,9 +1,8 @@
 """metadata.csv: which image has which label, patient and split.
 
-Columns: `path` (relative to the table), `label`, `patient_id`, `split`; others are left for the
-    audit. Only `path` is needed to classify, `path` and `label` to train. Delimiter comma,
-    semicolon or tab; UTF-8 with or without a byte order mark. A row is counted as a spreadsheet
-    shows it: the header is row 1.
+Columns: `path` (relative to the table), `label`, `patient_id`, `split`; others are ignored. Only
+`path` is needed to classify, `path` and `label` to train. Delimiter comma, semicolon or tab; UTF-8
+with or without a byte order mark. A row is counted as a spreadsheet shows it: the header is row 1.
 """
 
 import csv

@@ -86,6 +86,7 @@ def sample(
         guidance_scale: 1 = none.
         method: `ddim` or `ddpm`.
         generator: Source of the ancestral noise of `ddpm`.
+
     Raises:
         ValueError: if logsnr_start or num_steps is out of range.
     """

@@ -56,6 +56,7 @@ class ShiftedCosine:
 
         Args:
             t: Times in [0, 1], any shape.
+
         Raises:
             ValueError: if a time is outside [0, 1], where the schedule is not defined.
         """
@@ -71,6 +72,7 @@ class ShiftedCosine:
 
         Args:
             logsnr: Log-SNRs in [logsnr_min, logsnr_max], any shape, in nats.
+
         Raises:
             ValueError: if a log-SNR is outside the bounds, since no time has it.
         """

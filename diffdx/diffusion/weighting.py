@@ -5,7 +5,7 @@ With snr = exp(logsnr) and gamma = 5, min-SNR (paper Eq. 2) weighs
     the v error by   min(snr, gamma) / (snr + 1)
     the eps error by min(snr, gamma) / snr
 
-which is the same loss, since |eps_hat - eps|^2 = alpha^2 |v_hat - v|^2 and alpha^2 = snr / (snr + 1).
+which is the same loss: |eps_hat - eps|^2 = alpha^2 |v_hat - v|^2, alpha^2 = snr / (snr + 1).
 """
 
 from typing import Literal

@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Float
 
+from diffdx.classification.rules import apply_rule
 from diffdx.classification.voting import trial_votes
 from diffdx.evaluation.predictions import StoredPredictions
-from diffdx.evaluation.rules import apply_rule
 from diffdx.metrics import accuracy, auroc
 
 Curve = Float[np.ndarray, "points"]

@@ -51,7 +51,7 @@ class StoredPredictions:
 
     @property
     def rule(self) -> str:
-        """The run's own rule, by the name it has in `diffdx.evaluation.rules`."""
+        """The run's own rule, by the name it has in `diffdx.classification.rules`."""
         rule = str(self.settings["rule"])
         return f"mean_{self.settings['space']}" if rule == "mean" else rule
 

@@ -17,10 +17,10 @@ from jaxtyping import Float
 
 from diffdx._files import write_json
 from diffdx._typing import Labels
+from diffdx.classification.rules import RULES, Decisions, apply_rule
 from diffdx.classification.voting import count_tied_trials
 from diffdx.errors import DataError
 from diffdx.evaluation.predictions import SETTINGS, StoredPredictions, read_predictions
-from diffdx.evaluation.rules import RULES, Decisions, apply_rule
 from diffdx.metrics import (
     Interval,
     accuracy,

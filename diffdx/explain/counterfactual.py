@@ -63,6 +63,7 @@ def counterfactuals(
         num_steps: Sampler steps.
         seed: Seed of the common noise.
         precision: Of network calls.
+
     Raises:
         ValueError: if logsnr_start is outside the schedule or below -10.
     """

@@ -10,8 +10,9 @@ from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from diffdx.classification.rules import RULES, apply_rule
 from diffdx.classification.voting import majority_vote, vote_share
-from diffdx.evaluation import RULES, StoredPredictions, apply_rule, by_trials, true_share_by_logsnr
+from diffdx.evaluation import StoredPredictions, by_trials, true_share_by_logsnr
 from diffdx.metrics import roc_curve
 from diffdx.uncertainty import selective_accuracy, vote_entropy
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from diffdx.classification.rules import apply_rule
 from diffdx.classification.voting import majority_vote, vote_share
-from diffdx.evaluation import StoredPredictions, apply_rule
+from diffdx.evaluation import StoredPredictions
 from diffdx.uncertainty import vote_entropy
 
 

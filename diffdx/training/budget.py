@@ -1,6 +1,6 @@
 """How long a run lasts, and the learning rate along it.
 
-    lr(step) = lr_max min(1, (step + 1) / warmup) (1 + cos(pi f)) / 2,     f = fraction of the budget spent
+    lr(step) = lr_max min(1, (step + 1) / warmup) (1 + cos(pi f)) / 2,  f = budget spent, 0..1
 
 With a budget of steps or images f is a function of the step, so a resumed run is bit-equal to an
 uninterrupted one; with a budget of minutes f is that of the time, and the run is not reproducible.

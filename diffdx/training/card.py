@@ -1,4 +1,4 @@
-"""The model card: what a trained model is, what it was trained on, and what it must not be used for."""
+"""The model card: what a model is, what it was trained on, what it must not be used for."""
 
 from typing import Any
 
@@ -7,29 +7,33 @@ from diffdx.config import RunConfig
 
 def model_card(record: dict[str, Any], config: RunConfig) -> str:
     """Return the Markdown card of a finished run from its record and configuration."""
-    counts = "\n".join(f"| {name} | {n} |" for name, n in record["counts"].items())
+    data, schedule = config.model.data, config.model.schedule
+    rows = {
+        "classes": f"{', '.join(record['classes'])} (positive: {record['positive']})",
+        "input": f"{data.image_size} x {data.image_size} px, {data.channels} channel(s)",
+        "resizing": data.resize,
+        "backbone": f"{config.model.backbone.name}, {record['parameters']:,} parameters",
+        "log-SNR": f"{schedule.logsnr_min} to {schedule.logsnr_max}, shift {schedule.shift:.4g}",
+        "trained": f"{record['images_seen']:,} images seen in {record['steps']:,} steps",
+        "time": f"{record['train_seconds'] / 60:.1f} minutes",
+        "machine": f"{record['device']}, {record['precision']}, {record['threads']} threads",
+        "weights": f"SHA-256 {record['model_sha256']} (as trained)",
+        "data": f"{record['dataset']}, fingerprint {record['data_fingerprint'][:16]}",
+        "validation": f"AUROC of the vote on a subset {record['best_validation_auroc']:.4f}",
+        **{f"images, {name}": str(n) for name, n in record["counts"].items()},
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     warnings = "\n".join(f"- {text}" for text in record["warnings"]) or "- none"
-    data = config.model.data
     return f"""# Class-conditional diffusion model: {" / ".join(record["classes"])}
 
-**{record["research_use_only"]}** It must not be used for diagnosis, triage or any other decision about a patient.
+**{record["research_use_only"]}** It must not be used for diagnosis, triage or any other
+decision about a patient.
 
 | | |
 |---|---|
-| classes | {", ".join(record["classes"])} (positive: {record["positive"]}) |
-| input | {data.image_size} x {data.image_size} px, {data.channels} channel(s), {data.resize} |
-| backbone | {config.model.backbone.name}, {record["parameters"]:,} parameters |
-| log-SNR | {config.model.schedule.logsnr_min} to {config.model.schedule.logsnr_max}, shift {config.model.schedule.shift:.4g} |
-| trained | {record["images_seen"]:,} images seen, {record["steps"]:,} steps, {record["train_seconds"] / 60:.1f} minutes |
-| machine | {record["device"]}, {record["precision"]}, {record["threads"]} threads |
-| weights | SHA-256 {record["model_sha256"]} |
-| data | {record["dataset"]}, fingerprint {record["data_fingerprint"][:16]} |
-| best validation AUROC (vote, subset) | {record["best_validation_auroc"]} |
-
-| role/class | images |
-|---|---|
-{counts}
+{table}
 
 Warnings:
+
 {warnings}
 """

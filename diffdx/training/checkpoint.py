@@ -1,7 +1,7 @@
 """Training checkpoints: all that an uninterrupted run would still know, and nothing else.
 
     checkpoints/step-N/   model.safetensors, model.json    averaged weights, ready to use
-                          training.safetensors             raw weights, Adam moments, average's clock
+                          training.safetensors             raw weights, Adam moments, EMA's clock
                           training.json                    counters (`Progress`)
                           manifest.json                    SHA-256 of each of these files
     checkpoints/last      link to the newest               checkpoints/best   link to the best
@@ -40,6 +40,7 @@ class Progress:
         bad_steps: Steps skipped because loss or gradient was not finite.
         best_score: Highest validation score so far.
         best_step: Step of that score.
+        validated_step: Step of the last validation.
     """
 
     step: int = 0
@@ -47,6 +48,7 @@ class Progress:
     bad_steps: int = 0
     best_score: float = float("-1")
     best_step: int = 0
+    validated_step: int = 0
 
 
 def save_checkpoint(
@@ -74,17 +76,21 @@ def save_checkpoint(
             sync(path)
         manifest = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / MANIFEST_FILE, manifest)
-        shutil.rmtree(folder, ignore_errors=True)
+        # A run resumed at its last step saves that step again; the old folder stays until then.
+        replaced = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if folder.exists():
+            os.replace(folder, replaced)
         os.replace(temporary, folder)
         sync(folder.parent)
         _point(folder, "last")
         if best:
             _point(folder, "best")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
-            f"could not write {folder}: {error.strerror or error}. The previous checkpoint is intact; "
-            "free some space, then continue with --resume"
+            f"could not write {folder}: {error}. The previous checkpoint is "
+            "intact; free some space, then continue with --resume"
         ) from None
     _drop_unused(folder.parent)
     return folder

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from ema_pytorch import EMA
 
+from diffdx._device import Precision, autocast, is_out_of_memory
 from diffdx._files import write_text
+from diffdx._interrupt import StopRequest
 from diffdx._random import purpose_key
 from diffdx._tensors import ClassIds, Images, Times
 from diffdx.backbones.model import DiffusionModel
-from diffdx._device import Precision, autocast, is_out_of_memory
 from diffdx.config import RunConfig
 from diffdx.diffusion.loss import drop_labels, stratified_times, v_errors
 from diffdx.diffusion.weighting import v_weight
@@ -29,7 +30,6 @@ from diffdx.training.batches import BatchOrder
 from diffdx.training.budget import Budget, learning_rate
 from diffdx.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from diffdx.training.images import ImageTable
-from diffdx._interrupt import StopRequest
 from diffdx.transforms.augment import augment
 
 log = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ class Trainer:
             stop: Asked after every step; if it was made, the run is saved and `Interrupted` raised.
             validate: Scores the averaged model; `auroc` decides which checkpoint is best.
             on_step: Told after every step.
+
         Raises:
             Interrupted: after a signal, with everything saved.
             TrainingError: if loss or gradient stays non-finite; the last checkpoint is kept.
@@ -129,6 +130,9 @@ class Trainer:
                 self._save(best=self._validate(validate))
             elif step % every.checkpoint_every == 0:
                 self._save(best=False)
+        if self.progress.validated_step < self.progress.step:
+            # A signal came at the last step: the run was saved, but not scored.
+            self._save(best=self._validate(validate))
 
     def _fraction(self) -> float:
         return self.budget.fraction(self.progress.step, self.progress.seconds)
@@ -177,7 +181,7 @@ class Trainer:
                 clean = self.model.transform.encode(x_part)
                 errors = v_errors(self._predict_v, clean, y_part, logsnr_part, eps_part)
                 loss = (weight_part * errors).sum() / len(x)
-                loss.backward()
+                torch.autograd.backward(loss)
             except (RuntimeError, MemoryError) as error:
                 self._halve(error)
                 # Gradients of the failed part may be half added: start the batch again.
@@ -190,7 +194,8 @@ class Trainer:
 
     def _predict_v(self, z_t: Images, logsnr: Times, y: ClassIds) -> Images:
         with autocast(self.device, self.precision):
-            return self.model(z_t, logsnr, y)
+            v_hat: Images = self.model(z_t, logsnr, y)
+        return v_hat
 
     def _halve(self, error: Exception) -> None:
         if not is_out_of_memory(error):
@@ -237,6 +242,7 @@ class Trainer:
         """Score the averaged model; say whether it is the best so far (the later one if equal)."""
         scores = validate(self.ema.ema_model)
         self._write_metrics({"validation": scores})
+        self.progress.validated_step = self.progress.step
         if not scores["auroc"] >= self.progress.best_score:
             return False
         self.progress.best_score, self.progress.best_step = scores["auroc"], self.progress.step

@@ -6,7 +6,7 @@ checkpoints/    see `training.checkpoint`            samples/         a grid a v
 model_card.md   what the model is and is not
 """
 
-import fcntl
+import hashlib
 import json
 import platform
 from collections import Counter
@@ -22,22 +22,24 @@ import pandas as pd
 import torch
 import yaml
 
-from diffdx._files import write_json, write_text
+from diffdx._device import Precision, cpu_name
+from diffdx._files import exclusive, write_json, write_text
+from diffdx._interrupt import Interrupted, stop_requests
 from diffdx.backbones.model import DiffusionModel, find_checkpoint
-from diffdx._device import Precision
 from diffdx.config import RunConfig
-from diffdx.data.dataset import Dataset
-from diffdx.data.splits import save_splits
-from diffdx.errors import CheckpointError, ConfigError
+from diffdx.data.dataset import Dataset, Record
+from diffdx.data.splits import load_splits, save_splits
+from diffdx.errors import CheckpointError, ConfigError, DataError
 from diffdx.training.card import model_card
 from diffdx.training.fit import StepReport, Trainer
 from diffdx.training.images import ImageTable, load_images
-from diffdx._interrupt import Interrupted, stop_requests
 from diffdx.training.samples import write_sample_grid
 from diffdx.training.validation import validate, validation_subset
 from diffdx.transforms.pixels import PixelSpec
 
 LIBRARIES = ("diffdx", "torch", "diffusers", "ema-pytorch", "numpy", "pillow", "safetensors")
+IDENTITY = ("classes", "data_fingerprint", "world_size")
+"""Entries of run.json that a resumed run must share."""
 
 
 @dataclass
@@ -85,20 +87,35 @@ def train(request: TrainRequest, display: Display | None = None) -> dict[str, An
     """Train a model into `request.out` and return its run record (the content of run.json).
 
     Raises:
-        ConfigError: if the folder holds another run's configuration, classes or data.
+        ConfigError: if the folder holds another run's configuration, classes, data or splits.
         CheckpointError: if another process writes to the folder, or nothing can be resumed.
         Interrupted: after Ctrl-C or SIGTERM, with everything saved.
     """
-    display = display or Display()
     with locked(request.out):
-        return _train(request, display)
+        return _train(request, display or Display())
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run folder's lock.
+
+    Raises:
+        CheckpointError: if another process holds it.
+    """
+    try:
+        with exclusive(run, wait=False):
+            yield
+    except BlockingIOError:
+        raise CheckpointError(
+            f"{run} is being written by another process; wait for it or choose another --out"
+        ) from None
 
 
 def _train(request: TrainRequest, display: Display) -> dict[str, Any]:
     config, out = request.config, request.out
     record = _new_record(request)
     if request.resume:
-        _check_same_run(out, record, config, force=request.force)
+        _check_same_run(request, record)
     model = _new_model(request)
     images, held_out = _load_roles(request, model.pixels, display)
     record["unreadable"] = images.unreadable + held_out.unreadable
@@ -109,12 +126,13 @@ def _train(request: TrainRequest, display: Display) -> dict[str, Any]:
     trainer = Trainer(
         model, images, config, out, device=request.device, precision=request.precision
     )
-    write_text(out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    save_splits(request.splits, out / "splits.csv")
     if request.resume:
         trainer.resume()
         record["resumed_at_steps"] = [*_resumed_before(out), trainer.progress.step]
         display.message(f"resumed at step {trainer.progress.step}")
+    # Only now: a forced resume that does not fit leaves the folder as it was.
+    write_text(out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    save_splits(request.splits, out / "splits.csv")
     write_json(out / "run.json", record | {"status": "running"})
     status = "failed"
     try:
@@ -135,24 +153,6 @@ def _train(request: TrainRequest, display: Display) -> dict[str, Any]:
     return record
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder's lock; the system releases it when the process ends, however it ends.
-
-    Raises:
-        CheckpointError: if another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CheckpointError(
-                f"{folder} is being written by another process; wait for it or choose another --out"
-            ) from None
-        yield
-
-
 def _load_roles(
     request: TrainRequest, spec: PixelSpec, display: Display
 ) -> tuple[ImageTable, ImageTable]:
@@ -169,20 +169,18 @@ def _load_roles(
         [every.records[i] for i in chosen],
     ]
     total = sum(map(len, roles))
-    tables: list[ImageTable] = []
-    for records in roles:
-        before = sum(map(len, roles[: len(tables)]))
-        tables.append(
-            load_images(
-                request.dataset,
-                records,
-                spec,
-                num_workers=request.num_workers,
-                strict=request.strict,
-                progress=lambda done, before=before: display.on_image(before + done, total),
-            )
+
+    def load(records: list[Record], before: int) -> ImageTable:
+        return load_images(
+            request.dataset,
+            records,
+            spec,
+            num_workers=request.num_workers,
+            strict=request.strict,
+            progress=lambda done: display.on_image(before + done, total),
         )
-    return tables[0], tables[1]
+
+    return load(roles[0], 0), load(roles[1], len(roles[0]))
 
 
 def _new_model(request: TrainRequest) -> DiffusionModel:
@@ -190,7 +188,9 @@ def _new_model(request: TrainRequest) -> DiffusionModel:
     dataset = request.dataset
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.config.seed)
-        return DiffusionModel(request.config.model, dataset.classes, dataset.positive)
+        return DiffusionModel(
+            request.config.model, dataset.classes, dataset.positive, tuple(dataset.warnings)
+        )
 
 
 def _validator(
@@ -220,7 +220,7 @@ def _new_record(request: TrainRequest) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in LIBRARIES}
         | {"python": platform.python_version()},
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}, {cpu_name()}",
         "device": str(request.device),
         "precision": request.precision,
         "threads": torch.get_num_threads(),
@@ -256,27 +256,34 @@ def _outcome(trainer: Trainer, status: str) -> dict[str, Any]:
     return outcome
 
 
-def _check_same_run(out: Path, record: dict[str, Any], config: RunConfig, *, force: bool) -> None:
-    """Refuse to resume a run with another configuration, class list or data."""
+def _check_same_run(request: TrainRequest, record: dict[str, Any]) -> None:
+    """Refuse to resume a run with another configuration, class list, data or splits."""
+    out = request.out
     try:
         before = json.loads((out / "run.json").read_text(encoding="utf-8"))
         old_config = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        old = _flat(old_config) | {name: before[name] for name in IDENTITY}
+        old["splits"] = _roles_hash(load_splits(out / "splits.csv"))
+    except (OSError, ValueError, KeyError, yaml.YAMLError, DataError):
         raise CheckpointError(f"{out} holds no run to resume; start it without --resume") from None
-    old = _flat(old_config) | {k: before[k] for k in ("classes", "data_fingerprint", "world_size")}
-    new = _flat(config.model_dump(mode="json")) | {
-        k: record[k] for k in ("classes", "data_fingerprint", "world_size")
-    }
+    new = _flat(request.config.model_dump(mode="json"))
+    new |= {name: record[name] for name in IDENTITY}
+    new["splits"] = _roles_hash(request.splits)
     changes = [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
-    if changes and not force:
+    if changes and not request.force:
         raise ConfigError(
             f"{out} was started with other settings ({'; '.join(changes)}); repeat the original "
             "command with --resume, or add --force to go on with the new ones"
         )
+
+
+def _roles_hash(splits: pd.DataFrame) -> str:
+    roles = sorted(zip(splits.image_id, splits.role, strict=True))
+    return hashlib.sha256(repr(roles).encode()).hexdigest()[:12]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

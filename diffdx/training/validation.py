@@ -2,19 +2,19 @@
 
 import numpy as np
 
+from diffdx._device import Precision
 from diffdx._typing import Labels
 from diffdx.backbones.model import DiffusionModel
 from diffdx.classification.bank import TrialBank
-from diffdx._device import Precision
 from diffdx.classification.denoising_errors import denoising_errors
-from diffdx.classification.voting import majority_vote, mean_error, vote_share
+from diffdx.classification.rules import apply_rule
 from diffdx.metrics.decisions import accuracy, balanced_accuracy, f1
 from diffdx.metrics.ranking import auroc
 from diffdx.training.images import ImageTable
 
 
 def validation_subset(labels: Labels, count: int, seed: int) -> Labels:
-    """Return the indices of `count` images, the same at every validation, all if there are fewer."""
+    """Return the indices of `count` images, the same at every validation; all if fewer."""
     order = np.random.default_rng(seed).permutation(len(labels))
     return np.sort(order[:count])
 
@@ -47,16 +47,13 @@ def validate(
     errors = np.stack([r.errors for r in kept])
     logsnr = np.stack([r.logsnr for r in kept])
     y = images.labels
-    share = vote_share(majority_vote(errors))
-    y_hat = share.argmax(axis=1)
+    vote, mean_v = (apply_rule(rule, errors, logsnr) for rule in ("vote", "mean_v"))
     num_classes = len(model.classes)
     positive = None if model.positive is None else model.classes.index(model.positive)
-    lower_is_better = mean_error(errors, logsnr, "v")
-    margin = lower_is_better.sum(axis=1, keepdims=True) - 2 * lower_is_better
     return {
-        "accuracy": accuracy(y, y_hat),
-        "balanced_accuracy": balanced_accuracy(y, y_hat, num_classes=num_classes),
-        "f1": f1(y, y_hat, num_classes=num_classes, positive=positive),
-        "auroc": auroc(y, share, positive=positive),
-        "auroc_mean_v": auroc(y, margin, positive=positive),
+        "accuracy": accuracy(y, vote.y_hat),
+        "balanced_accuracy": balanced_accuracy(y, vote.y_hat, num_classes=num_classes),
+        "f1": f1(y, vote.y_hat, num_classes=num_classes, positive=positive),
+        "auroc": auroc(y, vote.scores, positive=positive),
+        "auroc_mean_v": auroc(y, mean_v.scores, positive=positive),
     }

@@ -1,0 +1,1 @@
+"""From decoded pixels to the network's coordinates and back; augmentation."""

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from diffdx._tensors import Images
+from diffdx._tensors import Encoded, Images
 from diffdx.transforms.haar import BANDS, haar_dwt, haar_idwt
 
 Wavelet = Literal["haar", "none"]
@@ -54,14 +54,14 @@ class Coordinates(nn.Module):
         self.mean.copy_(mean.view_as(self.mean))
         self.std.copy_(std.view_as(self.std))
 
-    def encode(self, x: Images) -> Images:
+    def encode(self, x: Images) -> Encoded:
         """Return the network's coordinates of images in model range [-1, 1]."""
         return (self._analyse(x) - self.mean) / self.std
 
-    def decode(self, z: Images) -> Images:
+    def decode(self, z: Encoded) -> Images:
         """Return the images in model range; generated values may lie slightly outside [-1, 1]."""
         coefficients = z * self.std + self.mean
         return haar_idwt(coefficients) if self.wavelet == "haar" else coefficients
 
-    def _analyse(self, x: Images) -> Images:
+    def _analyse(self, x: Images) -> Encoded:
         return haar_dwt(x) if self.wavelet == "haar" else x

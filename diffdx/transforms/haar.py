@@ -6,7 +6,7 @@ With a b / c d the four pixels of a 2 x 2 block,
     HL = (a - b + c - d) / 2      HH = (a - b - c + d) / 2   (HL: vertical edges)
 
 so C x H x W becomes 4C x H/2 x W/2 with the energy unchanged. Channels are ordered band by band:
-all LL, all LH, all HL, all HH. The 4 x 4 matrix is symmetric and orthonormal, hence its own inverse.
+all LL, all LH, all HL, all HH. The 4 x 4 matrix is symmetric and orthonormal: its own inverse.
 """
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from diffdx._tensors import Images
+from diffdx._tensors import Encoded, Images
 
 BANDS = ("LL", "LH", "HL", "HH")
 
@@ -27,7 +27,7 @@ def _mix(blocks: Float[Tensor, "B C 4 H W"]) -> Float[Tensor, "B C 4 H W"]:
     return torch.einsum("jk,bckhw->bcjhw", _MATRIX.to(blocks), blocks)
 
 
-def haar_dwt(x: Images) -> Images:
+def haar_dwt(x: Images) -> Encoded:
     """Return the Haar coefficients (B, 4C, H/2, W/2) of images (B, C, H, W).
 
     Raises:
@@ -40,7 +40,7 @@ def haar_dwt(x: Images) -> Images:
     return _mix(blocks).transpose(1, 2).reshape(b, 4 * c, h // 2, w // 2)
 
 
-def haar_idwt(coefficients: Images) -> Images:
+def haar_idwt(coefficients: Encoded) -> Images:
     """Return the images (B, C, 2H, 2W) whose Haar coefficients are (B, 4C, H, W).
 
     Raises:

@@ -11,7 +11,7 @@ from diffdx._tensors import Images
 from diffdx.transforms.pixels import to_uint8
 
 
-def grid_image(x: Images, columns: int) -> UInt8[np.ndarray, "H W C"]:
+def grid_image(x: Images, columns: int) -> UInt8[np.ndarray, "rows columns C"]:
     """Return images in model range as one uint8 picture with this many columns.
 
     Raises:

@@ -52,7 +52,7 @@ class PixelSpec:
         stored = np.stack([self._resize(p) for p in planes])
         top = np.iinfo(pixels.dtype).max
         stored = np.clip(np.rint(stored), 0, top).astype(pixels.dtype)
-        return np.repeat(stored, self.channels // len(stored), axis=0)
+        return stored.repeat(self.channels // len(stored), axis=0)
 
     def _resize(self, plane: Shaped[np.ndarray, "H W"]) -> Shaped[np.ndarray, "S S"]:
         image = Image.fromarray(plane.astype(np.float32))

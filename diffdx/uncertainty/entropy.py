@@ -2,8 +2,9 @@
 
 The shares of the votes are read as a distribution over the classes (Bernoulli for two):
 
-    entropy in bits    H = -sum_k share_k log2 share_k        0 if all trials agree, log2 K if the
-    classes share evenly
+    entropy in bits    H = -sum_k share_k log2 share_k
+
+which is 0 if all trials agree and log2 K if the classes share evenly.
 
 The share is an effect size, not a calibrated probability: 60% of 501 votes lies 4.5 standard errors
 from a tie, and says nothing yet about how often such images are classified rightly. What entropy is

@@ -125,23 +125,51 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 
 
 def test_a_second_run_computes_nothing_and_changes_nothing(model, dataset, whole, tmp_path):
-    classify_dataset(model, dataset, tmp_path, SETTINGS)
+    first = classify_dataset(model, dataset, tmp_path, SETTINGS)
     again = classify_dataset(model, dataset, tmp_path, SETTINGS)
     assert same_files(tmp_path, whole.folder)
     # Only the two bad files were tried again.
     assert again.n_failed == 2
-    assert again.info["images_per_second"] is None
+    for name in ("seconds", "images_per_second"):
+        assert again.info[name] == first.info[name], "the record of the evaluation is kept"
 
 
 def test_shards_together_are_the_whole(model, dataset, whole, tmp_path):
-    tables = []
-    for i in (1, 2, 3):
+    good = dataset.subset([r for r in dataset.records if r.image_id in stored_ids(whole.folder)])
+    alone = classify_dataset(model, good, tmp_path / "alone", SETTINGS)
+    for i in (3, 1, 2):
         shard = replace(SETTINGS, shard=(i, 3))
-        result = classify_dataset(model, dataset, tmp_path / str(i), shard)
-        assert result.info["shard"] == f"{i}/3"
-        tables.append(result.table)
-    together = pd.concat(tables).set_index("image_id").loc[whole.table["image_id"]].reset_index()
-    pd.testing.assert_frame_equal(together, whole.table, check_dtype=False)
+        result = classify_dataset(model, good, tmp_path / "shared", shard)
+        assert (result.table is None) == (i != 2)
+    pd.testing.assert_frame_equal(result.table, alone.table)
+    for name in ("errors.parquet", "predictions.parquet", "predictions.csv"):
+        assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_a_failed_image_of_a_shard_is_settled_by_a_run_over_all(model, dataset, whole, tmp_path):
+    for i in (1, 2):
+        result = classify_dataset(model, dataset, tmp_path, replace(SETTINGS, shard=(i, 2)))
+    final = classify_dataset(model, dataset, tmp_path, SETTINGS)
+    pd.testing.assert_frame_equal(final.table, whole.table)
+    assert result.table is None or result.n_failed
+
+
+def test_a_file_of_the_same_name_elsewhere_is_another_input(model, dataset, tmp_path):
+    first, second = (replace_path(dataset, folder) for folder in ("a", "b"))
+    classify_dataset(model, first, tmp_path, SETTINGS)
+    with pytest.raises(ConfigError, match="inputs"):
+        classify_dataset(model, second, tmp_path, SETTINGS)
+
+
+def stored_ids(folder):
+    return set(read_errors(folder / "errors.parquet")[0])
+
+
+def replace_path(dataset, folder):
+    """Return the first two images as if the user had named another folder."""
+    few = dataset.subset(dataset.records[:2])
+    few.records = [replace(r, path=f"{folder}/../{r.path}") for r in few.records]
+    return few
 
 
 def test_other_settings_are_refused_unless_overwritten(model, dataset, tmp_path):

@@ -12,12 +12,11 @@ import pytest
 from sklearn import metrics as sk
 
 from diffdx.classification.predictions import prediction_table, write_predictions
+from diffdx.classification.rules import RULES, apply_rule
 from diffdx.classification.store import ErrorStore, read_errors
 from diffdx.data.dataset import Record
 from diffdx.errors import CheckpointError, DataError
 from diffdx.evaluation import (
-    RULES,
-    apply_rule,
     by_trials,
     evaluate_predictions,
     read_predictions,

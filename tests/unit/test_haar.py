@@ -3,6 +3,7 @@
 import pytest
 import pywt
 import torch
+
 from diffdx.transforms.coordinates import Coordinates
 from diffdx.transforms.haar import haar_dwt, haar_idwt
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from diffdx.diffusion.process import (
     alpha_sigma,
     diffuse,

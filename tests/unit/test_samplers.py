@@ -1,13 +1,16 @@
 """Samplers against Gaussian classes, whose reverse process is known exactly."""
 
+import itertools
+
 import pytest
 import torch
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
 from diffdx.backbones.analytic import GaussianClasses
 from diffdx.diffusion.guidance import guided_v
 from diffdx.diffusion.process import alpha_sigma
 from diffdx.diffusion.samplers import ddim_scheduler, logsnr_grid, sample
 from diffdx.diffusion.schedule import ShiftedCosine
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 SCHEDULE = ShiftedCosine()
 STD = 0.5
@@ -48,7 +51,7 @@ def test_ddim_converges_at_first_order_to_the_exact_flow(oracle, start):
     for steps in (20, 40, 80, 160):
         end = sample(oracle, SCHEDULE, z, y, null_label=2, num_steps=steps, logsnr_start=start)
         errors.append((end - exact).abs().max().item())
-    ratios = [a / b for a, b in zip(errors, errors[1:], strict=False)]
+    ratios = [a / b for a, b in itertools.pairwise(errors)]
     assert all(1.6 < ratio < 2.6 for ratio in ratios), (errors, ratios)
 
 

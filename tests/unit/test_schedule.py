@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from diffdx.diffusion.schedule import ShiftedCosine
 from hypothesis import given
 from hypothesis import strategies as st
+
+from diffdx.diffusion.schedule import ShiftedCosine
 
 SCHEDULES = [
     ShiftedCosine(),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from diffdx.diffusion.weighting import min_snr_weight, v_weight
 
 LOGSNR = torch.linspace(-14, 14, 57, dtype=torch.float64)
@@ -31,4 +32,4 @@ def test_uniform_and_extremes():
 
 def test_gamma_must_be_positive():
     with pytest.raises(ValueError, match="gamma"):
-        min_snr_weight(LOGSNR, gamma=0)
+        min_snr_weight(LOGSNR, gamma=0.0)
