@@ -10,7 +10,7 @@ from diffdx.cli import options
 from diffdx.cli.console import Reporter
 from diffdx.cli.folders import require_room
 
-RECORDS = ("config.yaml", "run.json", "splits.csv", "model_card.md", "metrics.jsonl")
+RECORDS = ("config.yaml", "run.json", "model_card.md", "metrics.jsonl")
 
 
 def export(
@@ -19,6 +19,9 @@ def export(
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Of the stored network weights.")
     ] = "bfloat16",
+    with_splits: Annotated[
+        bool, typer.Option("--with-splits", help="Also which image is in which role, by file name.")
+    ] = False,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -31,6 +34,7 @@ def export(
     reporter = Reporter(quiet, verbose, as_json=as_json)
     with reporter.ending():
         from diffdx.backbones.model import DiffusionModel
+        from diffdx.data.splits import load_splits, save_splits
 
         model = DiffusionModel.load(run)
         require_room(out, overwrite=overwrite, inputs=[run])
@@ -38,6 +42,10 @@ def export(
         for name in RECORDS:
             if (run / name).is_file():
                 shutil.copyfile(run / name, out / name)
+        if with_splits:
+            splits = load_splits(run / "splits.csv")
+            # Patients stay at home: only what `classify --split` needs leaves.
+            save_splits(splits.assign(patient_id=None), out / "splits.csv")
         reporter.result(
             f"weights {digest[:12]}, {dtype}\n{out}", {"out": str(out), "sha256": digest}
         )

@@ -117,7 +117,7 @@ class Trainer:
         every = self.config.train
         while (fraction := self._fraction()) < 1:
             started = time.monotonic()
-            loss = self._step(fraction)
+            loss = self.train_step(fraction)
             self.progress.seconds += time.monotonic() - started
             self._record(loss)
             step = self.progress.step
@@ -141,7 +141,7 @@ class Trainer:
         images = self.progress.step * self.config.train.batch_size
         return images / max(self.progress.seconds, 1e-9)
 
-    def _step(self, fraction: float) -> float:
+    def train_step(self, fraction: float = 0.0) -> float:
         """Do one optimiser step, or skip it if it is not finite; return the batch's mean loss."""
         train, step = self.config.train, self.progress.step
         for group in self.optimizer.param_groups:

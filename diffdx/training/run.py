@@ -162,8 +162,7 @@ def _load_roles(
     if not val_ids:
         raise ConfigError("the splits have no 'val' role; training needs it to choose a checkpoint")
     every = request.dataset.select(val_ids)
-    labels = pd.Series([r.label for r in every.records]).astype("category").cat.codes.to_numpy()
-    chosen = validation_subset(labels, config.train.validation_images, config.seed)
+    chosen = validation_subset(len(every), config.train.validation_images, config.seed)
     roles = [
         request.dataset.select(train_ids).records,
         [every.records[i] for i in chosen],

@@ -13,10 +13,9 @@ from diffdx.metrics.ranking import auroc
 from diffdx.training.images import ImageTable
 
 
-def validation_subset(labels: Labels, count: int, seed: int) -> Labels:
+def validation_subset(total: int, count: int, seed: int) -> Labels:
     """Return the indices of `count` images, the same at every validation; all if fewer."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    return np.sort(order[:count])
+    return np.sort(np.random.default_rng(seed).permutation(total)[:count])
 
 
 def validate(

@@ -321,9 +321,9 @@ def test_out_of_memory_halves_the_batch_without_changing_the_gradient(
     tmp_path, monkeypatch, caplog, error
 ):
     full, starved = (new_trainer(tmp_path / name, batch_size=5) for name in ("full", "starved"))
-    full_loss = full._step(0.0)
+    full_loss = full.train_step(0.0)
     short_of_memory(monkeypatch, 2, error)
-    assert starved._step(0.0) == pytest.approx(full_loss, rel=1e-5)
+    assert starved.train_step(0.0) == pytest.approx(full_loss, rel=1e-5)
     assert starved.micro_batch == 2
     assert [r.message for r in caplog.records] == [
         f"out of memory: the batch is now done in parts of {n} images" for n in (3, 2)
@@ -358,7 +358,7 @@ def test_the_network_sees_the_null_label_as_often_as_configured(tmp_path, monkey
         lambda z_t, logsnr, y: (seen.append(y.clone()), inner(z_t, logsnr, y))[1],
     )
     for _ in range(40):
-        trainer._step(0.0)
+        trainer.train_step(0.0)
     labels = torch.cat(seen)
     assert len(labels) == 40 * 32
     share = float((labels == trainer.model.null_label).float().mean())
