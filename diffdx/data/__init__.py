@@ -8,6 +8,7 @@ from diffdx.data.phantoms import draw_phantom as draw_phantom
 from diffdx.data.readers import open_dataset as open_dataset
 from diffdx.data.readers import open_inputs as open_inputs
 from diffdx.data.splits import ROLES as ROLES
+from diffdx.data.splits import align_splits as align_splits
 from diffdx.data.splits import check_splits as check_splits
 from diffdx.data.splits import load_splits as load_splits
 from diffdx.data.splits import make_splits as make_splits

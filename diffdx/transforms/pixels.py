@@ -49,16 +49,16 @@ class PixelSpec:
                 planes = planes[:1]
             else:
                 planes = np.tensordot(LUMA, planes.astype(np.float64), 1)[None]
-        stored = np.stack([self._resize(p) for p in planes])
+        resized = np.stack([self._resize(p) for p in planes])
         top = np.iinfo(pixels.dtype).max
-        stored = np.clip(np.rint(stored), 0, top).astype(pixels.dtype)
+        stored: np.ndarray = np.clip(np.rint(resized), 0, top).astype(pixels.dtype)
         return stored.repeat(self.channels // len(stored), axis=0)
 
     def _resize(self, plane: Shaped[np.ndarray, "H W"]) -> Shaped[np.ndarray, "S S"]:
         image = Image.fromarray(plane.astype(np.float32))
         size = self.size_px
         if self.resize == "squash":
-            return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+            return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
         scale = size / max(image.size)
         width, height = (max(1, round(side * scale)) for side in image.size)
         canvas = Image.new("F", (size, size))
@@ -70,9 +70,11 @@ class PixelSpec:
 def to_model_range(stored: Shaped[np.ndarray, "*grid"]) -> Shaped[np.ndarray, "*grid"]:
     """Return 2 stored / max - 1 as float32 in [-1, 1], max being the integer type's."""
     top = np.float32(np.iinfo(stored.dtype).max)
-    return stored.astype(np.float32) * (np.float32(2) / top) - np.float32(1)
+    x: np.ndarray = stored.astype(np.float32) * (np.float32(2) / top) - np.float32(1)
+    return x
 
 
 def to_uint8(x: Shaped[np.ndarray, "*grid"]) -> Shaped[np.ndarray, "*grid"]:
     """Return images in model range as uint8 for display; values outside [-1, 1] are clipped."""
-    return np.rint((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
+    shown: np.ndarray = np.rint((np.clip(x, -1, 1) + 1) * 127.5).astype(np.uint8)
+    return shown

@@ -213,7 +213,7 @@ def test_samples_are_one_file_each_and_follow_the_seed(run, tmp_path):
 def test_an_export_is_half_the_size_and_classifies_nearly_alike(run, predictions, tmp_path):
     folder, _, _ = predictions
     out = tmp_path / "export"
-    digest = json.loads(ok("export", run, out, "--json").stdout)["sha256"]
+    digest = json.loads(ok("export", run, out, "--with-splits", "--json").stdout)["sha256"]
     weights = "checkpoints/best/model.safetensors"
     assert (out / weights).stat().st_size < 0.6 * (run / weights).stat().st_size
     assert not list(out.rglob("training.safetensors"))
@@ -227,7 +227,9 @@ def test_an_export_is_half_the_size_and_classifies_nearly_alike(run, predictions
     assert (near.to_numpy() != exact.to_numpy()).any()
     info = json.loads((tmp_path / "p" / "classify.json").read_text())
     assert info["model_sha256"] == digest
+    assert "patient" not in (out / "splits.csv").read_text().splitlines()[1]
     ok("export", run, tmp_path / "same", "--dtype=float32")
+    assert not (tmp_path / "same" / "splits.csv").exists(), "file names leave only on request"
     assert (tmp_path / "same" / weights).read_bytes() == (run / weights).read_bytes()
 
 
@@ -452,9 +454,11 @@ def test_shards_together_are_the_whole_and_limit_takes_a_seeded_few(run, images,
         return pd.read_parquet(tmp_path / name / "predictions.parquet")
 
     whole = classified("whole")
-    shards = [classified(f"shard{i}", f"--shard={i}/3") for i in (1, 2, 3)]
-    joined = pd.concat(shards).set_index("image_id").loc[whole.image_id].reset_index()
-    pd.testing.assert_frame_equal(joined, whole)
+    for i in (1, 2):
+        first = ok("classify", run, images, "--out", tmp_path / "shards", *FEW, "--deterministic",
+                   f"--shard={i}/3")  # fmt: skip
+        assert "left to other shards" in first.stdout
+    pd.testing.assert_frame_equal(classified("shards", "--shard=3/3"), whole)
     few = classified("few", "--limit=5")
     assert len(few) == 5
     pd.testing.assert_frame_equal(

@@ -134,7 +134,7 @@ def test_a_damaged_part_is_named(tmp_path, results):
     content = bytearray(part.read_bytes())
     content[10:200] = bytes(190)
     part.write_bytes(content)
-    with pytest.raises(CheckpointError, match="part-000000"):
+    with pytest.raises(CheckpointError, match="part-all-000000"):
         ErrorStore(tmp_path, CLASSES, SETTINGS).merge(IDS)
     with pytest.raises(CheckpointError, match="absent"):
         read_errors(tmp_path / "absent.parquet")

@@ -83,8 +83,8 @@ import time
 from diffdx.cli.app import main
 from diffdx.training.fit import Trainer
 
-step = Trainer._step
-Trainer._step = lambda *a: (time.sleep(0.05), step(*a))[1]
+step = Trainer.train_step
+Trainer.train_step = lambda *a: (time.sleep(0.05), step(*a))[1]
 main()
 """
 # Steps are slowed down so that a signal comes in the middle of the run on any machine.
