@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import nn
 
 from diffdx._files import sha256, sync, write_json
@@ -119,7 +120,8 @@ class DiffusionModel(nn.Module):
             for name, value in self.state_dict().items()
         }
         weights = folder / WEIGHTS_FILE
-        save_file(tensors, weights)
+        # save_file would make the file readable by its owner alone.
+        weights.write_bytes(serialize(tensors))
         sync(weights)
         digest = sha256(weights)
         card = ModelCard(

@@ -1,5 +1,6 @@
 """The documentation says what is true: links, commands, options, make targets and file formats."""
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -104,3 +105,11 @@ def test_every_summary_key_and_split_column_is_documented(predictions_folder, mi
     summary = evaluate_predictions(predictions_folder(mixed_labels), n_resamples=5)
     nested = {key for name in ("by_rule", "nfe", "bootstrap", "auroc") for key in summary[name]}
     assert (summary.keys() | nested | set(COLUMNS)) - documented == set()
+
+
+def test_readme_shows_what_the_commands_printed():
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert module.filled(text) == text, "run python benchmarks/readme.py"
