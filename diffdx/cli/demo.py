@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from diffdx.report.figures import Counterfactual
 
 PHANTOMS = "phantoms:chest?n=2400&size=32"
-LOGSNR_START = -1.0
+LOGSNR_START = 1.0
 """Noise level of the demo's counterfactual, in nats: the anatomy survives, the lesion does not."""
 
 
