@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffdx.backbones.model import DiffusionModel as DiffusionModel
     from diffdx.classification.bank import TrialBank as TrialBank
-    from diffdx.classification.classifier import DiffusionClassifier as DiffusionClassifier
     from diffdx.classification.denoising_errors import denoising_errors as denoising_errors
     from diffdx.classification.voting import majority_vote as majority_vote
     from diffdx.classification.voting import mean_error as mean_error
     from diffdx.classification.voting import vote_entropy as vote_entropy
     from diffdx.classification.voting import vote_share as vote_share
+    from diffdx.classifier import DiffusionClassifier as DiffusionClassifier
     from diffdx.data.readers import open_dataset as open_dataset
     from diffdx.data.splits import make_splits as make_splits
     from diffdx.diffusion.schedule import ShiftedCosine as ShiftedCosine
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from diffdx.explain.counterfactual import counterfactuals as counterfactuals
 
 _HOME = {
-    "DiffusionClassifier": "diffdx.classification.classifier",
+    "DiffusionClassifier": "diffdx.classifier",
     "DiffusionModel": "diffdx.backbones.model",
     "ShiftedCosine": "diffdx.diffusion.schedule",
     "TrialBank": "diffdx.classification.bank",

@@ -9,7 +9,7 @@ Research use only, not a medical device.
 
 import sys
 
-from diffdx.classification.classifier import DiffusionClassifier
+from diffdx.classifier import DiffusionClassifier
 from diffdx.data import PhantomSpec, draw_phantom
 from diffdx.uncertainty import vote_entropy
 

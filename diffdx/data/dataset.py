@@ -80,6 +80,25 @@ class FileSource:
             return "absent"
 
 
+@dataclasses.dataclass(frozen=True)
+class MemorySource:
+    """Pixels from decoded images; the image id of a record is its position."""
+
+    images: Sequence[Pixels]
+
+    def pixels(self, record: Record) -> Pixels:
+        """Return the image at the record's position."""
+        return self.images[int(record.image_id)]
+
+    def mask(self, record: Record) -> None:
+        """Return None: no one has drawn a lesion."""
+        return None
+
+    def stamp(self, record: Record) -> str:
+        """Return a hash of the pixels."""
+        return hashlib.sha256(self.pixels(record).tobytes()).hexdigest()
+
+
 @dataclasses.dataclass
 class Dataset:
     """Images of one study, in a fixed order.

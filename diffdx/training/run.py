@@ -162,7 +162,9 @@ def _load_roles(
     if not val_ids:
         raise ConfigError("the splits have no 'val' role; training needs it to choose a checkpoint")
     every = request.dataset.select(val_ids)
-    chosen = validation_subset(len(every), config.train.validation_images, config.seed)
+    chosen = validation_subset(
+        [str(r.label) for r in every.records], config.train.validation_images, config.seed
+    )
     roles = [
         request.dataset.select(train_ids).records,
         [every.records[i] for i in chosen],

@@ -1,9 +1,11 @@
 """Classification of validation images while the model trains (paper appendix C)."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 
 from diffdx._device import Precision
-from diffdx._typing import Labels
 from diffdx.backbones.model import DiffusionModel
 from diffdx.classification.bank import TrialBank
 from diffdx.classification.denoising_errors import denoising_errors
@@ -13,9 +15,19 @@ from diffdx.metrics.ranking import auroc
 from diffdx.training.images import ImageTable
 
 
-def validation_subset(total: int, count: int, seed: int) -> Labels:
-    """Return the indices of `count` images, the same at every validation; all if fewer."""
-    return np.sort(np.random.default_rng(seed).permutation(total)[:count])
+def validation_subset(labels: Sequence[str], count: int, seed: int) -> list[int]:
+    """Return the indices of `count` images, in the classes' proportions and at least one of each.
+
+    The same images at every validation; all of them if there are no more.
+    """
+    totals, seen = Counter(labels), Counter[str]()
+    places: dict[int, float] = {}
+    for index in np.random.default_rng(seed).permutation(len(labels)).tolist():
+        label = labels[index]
+        # The first of a class comes before everything else.
+        places[index] = seen[label] / totals[label]
+        seen[label] += 1
+    return sorted(sorted(places, key=lambda index: places[index])[:count])
 
 
 def validate(

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.base import clone
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from diffdx.backbones.model import DiffusionModel
-from diffdx.classification.classifier import DiffusionClassifier
 from diffdx.classification.voting import majority_vote, vote_share
+from diffdx.classifier import DiffusionClassifier
 from diffdx.config import DataConfig, ModelConfig, UNetConfig
+from diffdx.data import load_splits
 from diffdx.errors import CheckpointError, ConfigError, DataError
 
 CONFIG = ModelConfig(
@@ -110,3 +112,66 @@ def test_a_missing_model_and_an_unknown_rule_are_refused(classifier, tmp_path):
         classifier.predict(IMAGES)
     with pytest.raises(DataError, match=r"gone\.png"):
         classifier.errors([tmp_path / "gone.png"])
+
+
+TINY = {
+    "model.data.image_size": 16,
+    "model.backbone.channels": (8,),
+    "model.backbone.attention": False,
+    "model.backbone.norm_groups": 4,
+    "train.steps": 3,
+    "train.batch_size": 8,
+    "train.validation_trials": 3,
+}
+
+
+def untrained(**parameters):
+    options = {"num_trials": 3, "bank_size": 3, "device": "cpu", "precision": "fp32"}
+    return DiffusionClassifier(preset="tiny", training=TINY, **{**options, **parameters})
+
+
+def labelled(n=24):
+    """Dark and bright noise, two images a patient."""
+    rng = np.random.default_rng(1)
+    y = np.array(["DARK", "BRIGHT"])[np.arange(n) // 2 % 2]
+    images = rng.integers(0, 100, (n, 16, 16)) + np.where(y == "BRIGHT", 150, 0)[:, None, None]
+    return images.astype(np.uint8), y, [f"p{i // 2}" for i in range(n)]
+
+
+def test_fit_trains_a_model_and_leaves_the_parameters_alone():
+    images, y, patients = labelled()
+    classifier = untrained()
+    before = dict(classifier.get_params())
+    assert classifier.fit(images, y, groups=patients) is classifier
+    assert classifier.get_params() == before
+    assert list(classifier.classes_) == ["BRIGHT", "DARK"]
+    assert set(classifier.predict(images[:4])) <= {"BRIGHT", "DARK"}
+    again = untrained().fit(images, y, groups=patients)
+    np.testing.assert_array_equal(again.errors(images[:2])[0], classifier.errors(images[:2])[0])
+
+
+def test_cross_validation_by_patient_predicts_every_image():
+    images, y, patients = labelled()
+    folds = StratifiedGroupKFold(2)
+    predicted = cross_val_predict(untrained(), images, y, groups=patients, cv=folds)
+    assert predicted.shape == y.shape
+    assert set(predicted) <= {"BRIGHT", "DARK"}
+
+
+def test_fit_keeps_its_run_and_never_writes_over_one(tmp_path):
+    images, y, patients = labelled()
+    untrained(run=tmp_path / "run").fit(images, y, groups=patients)
+    roles = load_splits(tmp_path / "run" / "splits.csv")
+    assert roles.groupby("patient_id")["role"].nunique().eq(1).all()
+    assert set(roles["role"]) == {"train", "val"}
+    with pytest.raises(ConfigError, match="not empty"):
+        untrained(run=tmp_path / "run").fit(images, y, groups=patients)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [(["A"] * 3, "as many"), (np.arange(24) % 2, "no text"), (["A"] * 24, "only one class")],
+)
+def test_labels_that_cannot_be_trained_on(y, message):
+    with pytest.raises(DataError, match=message):
+        untrained().fit(labelled()[0], y)

@@ -3,17 +3,24 @@
     classifier = DiffusionClassifier.from_pretrained("runs/cxr", num_trials=101)
     classifier.predict(["a.png", "b.png"])      # array(["NORMAL", "PNEUMONIA"])
 
+    classifier = DiffusionClassifier(preset="tiny", training={"train.minutes": 10})
+    classifier.fit(images, labels, groups=patients).score(others, their_labels)
+
 Research use only, not a medical device.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import StratifiedGroupKFold
 
 from diffdx._device import PrecisionOption, resolve_device, resolve_precision
 from diffdx._typing import Errors, Labels, LogSNRs, Pixels, Space, VoteShare
@@ -26,8 +33,13 @@ from diffdx.classification.denoising_errors import (
     resolve_batch_size,
 )
 from diffdx.classification.predictions import Rule
+from diffdx.config import resolve_config
+from diffdx.data.dataset import Dataset, MemorySource, Record
 from diffdx.data.images import read_image
+from diffdx.data.splits import COLUMNS, NO_PATIENTS
 from diffdx.errors import ConfigError, DataError
+from diffdx.training.images import detect_channels
+from diffdx.training.run import TrainRequest, train
 
 Names = Shaped[np.ndarray, "..."]
 """Class names, one for each class or image."""
@@ -49,6 +61,8 @@ class DiffusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model: DiffusionModel | None = None,
         *,
         run: str | Path | None = None,
+        preset: str = "small",
+        training: Mapping[str, Any] | None = None,
         num_trials: int = 501,
         bank_size: int = 501,
         rule: Rule = "vote",
@@ -62,7 +76,9 @@ class DiffusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             model: A trained model; or
-            run: the run or checkpoint folder to load it from.
+            run: the run or checkpoint folder to load it from; `fit` writes its run there.
+            preset: What `fit` starts from.
+            training: Settings of `fit` by their dotted names, as in `{"train.minutes": 40}`.
             num_trials: Trials per image, the first of the bank; odd, so that two classes cannot
                 tie.
             bank_size: Trials in the bank.
@@ -75,6 +91,8 @@ class DiffusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         self.model = model
         self.run = run
+        self.preset = preset
+        self.training = training
         self.num_trials = num_trials
         self.bank_size = bank_size
         self.rule = rule
@@ -97,6 +115,46 @@ class DiffusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         return cls(DiffusionModel.load(run), run=run, **parameters)
 
+    def fit(
+        self, images: ImageInput, y: Sequence[str] | Names, groups: Sequence[str] | None = None
+    ) -> "DiffusionClassifier":
+        """Train a model on labelled images and use it from then on.
+
+        A tenth of the images, whole patients, chooses the checkpoint and is not trained on.
+
+        Args:
+            images: See `ImageInput`.
+            y: Class name of each image.
+            groups: Patient of each image; without it every image counts as its own patient.
+
+        Raises:
+            DataError: if an image cannot be used, a label is no text, or the lengths differ.
+            ConfigError: if a setting is unknown, the length of the training is not given once, or
+                the run folder holds something already.
+        """
+        dataset = _dataset(images, y, groups)
+        config = resolve_config(
+            self.preset,
+            defaults={"model.data.channels": detect_channels(dataset)},
+            options={"seed": self.seed, **(self.training or {})},
+        )
+        device = resolve_device(self.device)
+        if self.run is not None and Path(self.run).exists() and any(Path(self.run).iterdir()):
+            raise ConfigError(f"run={str(self.run)!r} is not empty; give another folder, or none")
+        with TemporaryDirectory() as temporary:
+            request = TrainRequest(
+                dataset=dataset,
+                splits=_train_and_val(dataset, config.seed),
+                config=config,
+                out=Path(self.run or temporary),
+                device=device,
+                precision=resolve_precision(self.precision, device),
+                strict=True,
+            )
+            train(request)
+            self.model_ = DiffusionModel.load(request.out)
+        return self
+
     @property
     def classes_(self) -> Names:
         """Class names; their order is that of the columns of `predict_proba`."""
@@ -117,8 +175,8 @@ class DiffusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model, bank = self._loaded(), TrialBank(self.seed, self.bank_size)
         device = resolve_device(self.device)
         x = (torch.from_numpy(model.preprocess(_pixels(item, i))) for i, item in enumerate(images))
-        errors: list[Float[np.ndarray, "K N"]] = []
-        logsnr: list[Float[np.ndarray, N]] = []
+        errors: list[np.ndarray] = []
+        logsnr: list[np.ndarray] = []
         for result in denoising_errors(
             model.to(device).denoiser,
             model.schedule,
@@ -165,16 +223,57 @@ class DiffusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         raise ConfigError(f"rule={self.rule!r} is unknown; use 'vote' or 'mean'")
 
     def _loaded(self) -> DiffusionModel:
-        if self.model is None:
-            if self.run is None:
+        if not hasattr(self, "model_"):
+            if self.model is None and self.run is None:
                 raise ConfigError(
-                    "no model: give model=..., run=FOLDER, or use from_pretrained(FOLDER)"
+                    "no model: call fit, give model=... or run=FOLDER, "
+                    "or use from_pretrained(FOLDER)"
                 )
-            self.model = DiffusionModel.load(self.run)
-        return self.model
+            self.model_ = self.model or DiffusionModel.load(str(self.run))
+        return self.model_
 
     def __sklearn_is_fitted__(self) -> bool:
-        return self.model is not None or self.run is not None
+        return hasattr(self, "model_") or self.model is not None or self.run is not None
+
+
+def _dataset(images: ImageInput, y: Sequence[str] | Names, groups: Sequence[str] | None) -> Dataset:
+    """Return labelled images in memory as a dataset."""
+    if not len(images) == len(y) == len(images if groups is None else groups):
+        raise DataError(f"{len(images)} images, {len(y)} labels and their groups must be as many")
+    if not all(isinstance(label, str) for label in y):
+        raise DataError("y holds labels that are no text; give class names, as in 'NORMAL'")
+    patients = [None] * len(y) if groups is None else [str(group) for group in groups]
+    records = [
+        Record(str(i), f"images[{i}]", str(label), patient)
+        for i, (label, patient) in enumerate(zip(y, patients, strict=True))
+    ]
+    dataset = Dataset(
+        name="images in memory",
+        records=records,
+        classes=tuple(sorted(set(map(str, y)))),
+        positive=None,
+        has_patients=groups is not None,
+        warnings=[] if groups is not None else [NO_PATIENTS],
+        source=MemorySource([_pixels(item, i) for i, item in enumerate(images)]),
+    )
+    dataset.require_trainable()
+    return dataset
+
+
+def _train_and_val(dataset: Dataset, seed: int) -> pd.DataFrame:
+    """Return splits with a tenth of the images, whole patients, in the role `val`."""
+    records = dataset.records
+    labels = [r.label for r in records]
+    groups = [r.patient_id or r.image_id for r in records]
+    folds = min(10, len(set(groups)), *Counter(labels).values())
+    divided = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    _, val = next(divided.split(np.zeros(len(records)), labels, groups))
+    held_out = set(val.tolist())
+    rows = [
+        (r.image_id, r.path, r.label, r.patient_id, "val" if i in held_out else "train")
+        for i, r in enumerate(records)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
 
 
 def _pixels(item: ImageItem, index: int) -> Pixels:
