@@ -22,12 +22,6 @@ class DataError(DiffdxError):
     exit_code = 2
 
 
-class InputFailureError(DataError):
-    """Under `--strict`, the first image that could not be used; work was under way."""
-
-    exit_code = 1
-
-
 class CheckpointError(DiffdxError):
     """A run folder, checkpoint or stored result that is damaged or belongs to something else."""
 

@@ -32,7 +32,7 @@ from diffdx.classification.settings import ClassifySettings as ClassifySettings
 from diffdx.classification.store import ErrorStore, read_errors
 from diffdx.classification.voting import count_tied_trials, majority_vote, predict_vote
 from diffdx.data.dataset import Dataset, Record
-from diffdx.errors import DataError, InputFailureError
+from diffdx.errors import DataError
 
 CLASSIFY_FILE = "classify.json"
 NOTICE = "Research use only, not a medical device."
@@ -161,7 +161,7 @@ class _Run:
                     self.evaluated += 1
                 elif self.settings.strict:
                     self.store.flush()
-                    raise InputFailureError(f"--strict: {result.failure}") from result.failure
+                    raise result.failure
                 else:
                     failures[image_id] = " ".join(str(result.failure).split())
                 done += 1

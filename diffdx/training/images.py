@@ -15,7 +15,7 @@ from jaxtyping import Shaped
 from diffdx._tensors import Images
 from diffdx._typing import Labels
 from diffdx.data.dataset import Dataset, Record
-from diffdx.errors import DataError, InputFailureError
+from diffdx.errors import DataError
 from diffdx.transforms.pixels import PixelSpec, to_model_range
 
 
@@ -67,8 +67,8 @@ def load_images(
     """Return the readable ones of these images, decoded by `num_workers` threads.
 
     Raises:
-        InputFailureError: with `strict`, for the first image that cannot be read.
-        DataError: if a class has no readable image left.
+        DataError: with `strict`, for the first image that cannot be read; else if a class has no
+            readable image left.
     """
 
     def read(record: Record) -> np.ndarray | DataError:
@@ -85,7 +85,7 @@ def load_images(
             progress(done + 1)
             if isinstance(image, DataError):
                 if strict:
-                    raise InputFailureError(f"--strict: {image}") from image
+                    raise image
                 unreadable.append(str(image))
             else:
                 good.append(image)
