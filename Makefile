@@ -36,6 +36,7 @@ docs: setup  ## the documentation site, into site/
 
 bench: setup  ## speed and memory, into benchmarks/results/
 	$(BIN)/python benchmarks/presets.py
+	$(BIN)/python benchmarks/processes.py
 
 clean:  ## remove what these commands made
 	rm -rf .venv out runs site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
