@@ -29,7 +29,7 @@ from diffdx.training.images import ImageTable
 
 RESULT = Path(__file__).parent / "results" / "presets.json"
 REPEATS = 5
-TRIALS = 32
+IMAGES, TRIALS = 2, 32
 
 
 def median_seconds(action: Callable[[], object]) -> float:
@@ -57,7 +57,7 @@ def measure(config: RunConfig, device: torch.device, precision: Precision) -> di
         results = denoising_errors(
             trainer.ema.ema_model.denoiser,
             model.schedule,
-            images.x(slice(0, 4)),
+            images.x(slice(0, IMAGES)),
             TrialBank(size=TRIALS),
             num_trials=TRIALS,
             encode=model.transform.encode,
@@ -69,7 +69,7 @@ def measure(config: RunConfig, device: torch.device, precision: Precision) -> di
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "image_size": side,
-        "calls_per_second": round(4 * TRIALS * 2 / median_seconds(classify), 1),
+        "calls_per_second": round(IMAGES * TRIALS * 2 / median_seconds(classify), 1),
         "training_images_per_second": round(
             config.train.batch_size / median_seconds(trainer.train_step), 1
         ),
