@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM as a request: the work in hand is finished and saved, then the run ends."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -32,6 +33,10 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a `StopRequest` while the block runs; a second one is final."""
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread can listen to signals.
+        yield request
+        return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {int(number): signal.getsignal(number) for number in numbers}
 

@@ -8,12 +8,10 @@ finished images and continues when it is started again. Research use only, not a
 
 import hashlib
 import json
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,7 +139,7 @@ class _Run:
         """Compute and store what is missing; return why images failed, by image id."""
         todo = [record for record in self.records if record.image_id not in self.store.finished]
         done, failures = len(self.records) - len(todo), dict[str, str]()
-        with _stop_requests() as stop:
+        with stop_requests() as stop:
             images = _read_ahead(self._read, todo, stop)
             for result in denoising_errors(
                 self.model.denoiser,
@@ -257,10 +255,3 @@ def _read_ahead(
                 return
             yield ahead.popleft().result()
         reader.shutdown(cancel_futures=True)
-
-
-def _stop_requests() -> AbstractContextManager[StopRequest]:
-    """Return the context that listens to signals, which only the main thread can."""
-    if threading.current_thread() is threading.main_thread():
-        return stop_requests()
-    return nullcontext(StopRequest())
