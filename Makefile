@@ -36,6 +36,9 @@ docs: setup  ## the documentation site, into site/
 
 bench: setup  ## speed and memory, into benchmarks/results/
 	$(BIN)/python benchmarks/presets.py
+	$(BIN)/python benchmarks/roofline.py
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/processes.py
 
 clean:  ## remove what these commands made

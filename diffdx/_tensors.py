@@ -15,3 +15,7 @@ ClassIds = Int[Tensor, "B"]
 """Class indices 0 .. K-1; K is the null label."""
 PerImage = Float[Tensor, "B"]
 """One number per image."""
+
+Rows = Int[Tensor, "rows"]
+"""A row is one (noisy image, class) pair of a network call."""
+RowImages = Float[Tensor, "rows C H W"]

@@ -4,12 +4,13 @@ Values are resolved in this order, later ones winning: the preset, `--config FIL
 `--set section.key=value`, the command's own options. An unknown key stops the run.
 """
 
+import math
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from diffdx.errors import ConfigError
 
@@ -55,6 +56,8 @@ class UNetConfig(_Section):
     attention_head_dim: int = Field(32, ge=1)
     norm_groups: int = Field(16, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+    class_levels: int | None = Field(None, ge=1)
+    """Up levels, counted from the output, that are told the class; None tells every block."""
 
     @model_validator(mode="after")
     def _check_widths(self) -> "UNetConfig":
@@ -65,7 +68,51 @@ class UNetConfig(_Section):
                 "the last of channels, where the attention is, must not be below "
                 f"attention_head_dim ({self.attention_head_dim})"
             )
+        if self.class_levels is not None and self.class_levels > len(self.channels):
+            raise ValueError(f"class_levels must not exceed the {len(self.channels)} levels")
         return self
+
+
+class ConditionalUNetConfig(_Section):
+    """Size of the paper's UNet; channels from the highest resolution to the lowest."""
+
+    name: Literal["conditional_unet"] = "conditional_unet"
+    channels: tuple[int, ...] = Field((32, 64), min_length=1)
+    layers_per_block: int = Field(1, ge=1)
+    class_level: int = Field(1, ge=0)
+    """The one level with cross-attention to the class, 0 the highest resolution."""
+    class_width: int = Field(32, ge=1)
+    attention_heads: int = Field(4, ge=1)
+    norm_groups: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _check_widths(self) -> "ConditionalUNetConfig":
+        if any(width < 1 or width % self.norm_groups for width in self.channels):
+            raise ValueError(f"channels must be multiples of norm_groups ({self.norm_groups})")
+        if self.class_level >= len(self.channels):
+            raise ValueError(f"class_level must be below the {len(self.channels)} levels")
+        if any(self.channels[i] % self.attention_heads for i in (self.class_level, -1)):
+            raise ValueError(
+                "channels of the class_level and of the last level, where the attention is, must "
+                f"be multiples of attention_heads ({self.attention_heads})"
+            )
+        return self
+
+
+class DiTConfig(_Section):
+    """Size of the diffusion transformer."""
+
+    name: Literal["dit"] = "dit"
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    head_dim: int = Field(32, ge=2, multiple_of=2)
+    patch_px: int = Field(4, ge=1)
+
+
+BackboneConfig = Annotated[
+    UNetConfig | ConditionalUNetConfig | DiTConfig, Field(discriminator="name")
+]
+_BACKBONES = ("unet", "conditional_unet", "dit")
 
 
 class ModelConfig(_Section):
@@ -73,7 +120,12 @@ class ModelConfig(_Section):
 
     data: DataConfig = DataConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    backbone: UNetConfig = UNetConfig()
+    backbone: BackboneConfig = UNetConfig()
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _name_the_default(cls, backbone: Any) -> Any:
+        return {"name": "unet"} | backbone if isinstance(backbone, dict) else backbone
 
 
 class AugmentConfig(_Section):
@@ -128,6 +180,16 @@ class RunConfig(_Section):
     train: TrainConfig = TrainConfig()
 
 
+# Spec sections 1 and 2, paper appendix B: images, schedule and optimiser of both of its networks.
+_PAPER_DATA = {"image_size": 256, "channels": 3, "wavelet": "haar", "band_scaling": "none"}
+_PAPER_SCHEDULE = {"logsnr_min": -15.0, "logsnr_max": 15.0, "shift": 2 * math.log(64 / 256)}
+_PAPER_TRAIN = {
+    "batch_size": 128,
+    "learning_rate": 1e-4,
+    "learning_rate_decay": "none",
+    "ema": {"update_after_step": 50, "update_every": 5, "inv_gamma": 1.0, "power": 2 / 3},
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # name: overrides of RunConfig. Measured: see benchmarks/results/presets.json.
     "tiny": {
@@ -142,11 +204,41 @@ PRESETS: dict[str, dict[str, Any]] = {
             "backbone": {"channels": (32, 64, 128, 192)},
         },
     },
+    "small-late": {
+        "model": {
+            "data": {"image_size": 64},
+            "backbone": {"channels": (32, 64, 128, 192), "class_levels": 4},
+        },
+    },
     "base": {
         "model": {
             "data": {"image_size": 128},
             "backbone": {"channels": (64, 128, 192, 256), "layers_per_block": 2},
         },
+    },
+    "paper-unet": {
+        "model": {
+            "data": _PAPER_DATA,
+            "schedule": _PAPER_SCHEDULE,
+            "backbone": {
+                "name": "conditional_unet",
+                "channels": (128, 128, 256, 512, 1024),
+                "layers_per_block": 2,
+                "class_level": 3,
+                "class_width": 512,
+                "attention_heads": 8,
+                "norm_groups": 32,
+            },
+        },
+        "train": _PAPER_TRAIN,
+    },
+    "paper-dit": {
+        "model": {
+            "data": _PAPER_DATA,
+            "schedule": _PAPER_SCHEDULE,
+            "backbone": {"name": "dit", "layers": 12, "heads": 12, "head_dim": 64, "patch_px": 4},
+        },
+        "train": _PAPER_TRAIN,
     },
 }
 
@@ -208,16 +300,26 @@ def validate_config(kind: type[ModelT], values: Any, *, source: str) -> ModelT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        # pydantic names the variant of the backbone as if it were a section; no file has it.
+        lines = [
+            f"{'.'.join(str(part) for part in e['loc'] if part not in _BACKBONES)}: {e['msg']}"
+            for e in error.errors()
+        ]
         raise ConfigError(f"configuration ({source}): " + "; ".join(lines)) from None
 
 
 def _merge(base: dict[str, Any], update: dict[str, Any]) -> None:
     for key, value in update.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
+        before = base.get(key)
+        # Another backbone (the only section with a name) has sizes of other names.
+        if isinstance(value, dict) and isinstance(before, dict) and not _renamed(before, value):
+            _merge(before, value)
         else:
             base[key] = deepcopy(value)
+
+
+def _renamed(before: dict[str, Any], update: dict[str, Any]) -> bool:
+    return "name" in update and update["name"] != before.get("name", "unet")
 
 
 def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:

@@ -20,9 +20,18 @@ from torch import nn
 from diffdx._files import sha256, sync, write_json
 from diffdx._tensors import ClassIds, Images, Times
 from diffdx._typing import Pixels
+from diffdx.backbones.conditional_unet import ConditionalUNetDenoiser
 from diffdx.backbones.denoiser import Denoiser
+from diffdx.backbones.dit import DiTDenoiser
 from diffdx.backbones.unet import UNetDenoiser
-from diffdx.config import FORMAT_VERSION, ModelConfig, validate_config
+from diffdx.config import (
+    FORMAT_VERSION,
+    ConditionalUNetConfig,
+    DiTConfig,
+    ModelConfig,
+    UNetConfig,
+    validate_config,
+)
 from diffdx.diffusion.schedule import ShiftedCosine
 from diffdx.errors import CheckpointError, ConfigError
 from diffdx.transforms.coordinates import Coordinates
@@ -85,15 +94,9 @@ class DiffusionModel(nn.Module):
         self.schedule = ShiftedCosine(**config.schedule.model_dump())
         self.transform = Coordinates(data.channels, data.wavelet, data.band_scaling)
         side_px = data.image_size // (2 if data.wavelet == "haar" else 1)
-        self.denoiser: Denoiser = UNetDenoiser(
-            config.backbone,
-            in_channels=self.transform.channels,
-            side_px=side_px,
-            num_classes=len(classes),
-            schedule=self.schedule,
-        )
         self.shape = (self.transform.channels, side_px, side_px)
         """Shape of one image in the network's coordinates."""
+        self.denoiser = _denoiser(config, self.shape, len(classes), self.schedule)
 
     @property
     def null_label(self) -> int:
@@ -170,6 +173,20 @@ class DiffusionModel(nn.Module):
         model.load_state_dict({name: value.float() for name, value in tensors.items()})
         model.sha256 = card.sha256
         return model.eval()
+
+
+def _denoiser(
+    config: ModelConfig, shape: tuple[int, int, int], num_classes: int, schedule: ShiftedCosine
+) -> Denoiser:
+    """Return the network that the configuration names, with random weights."""
+    size = {"in_channels": shape[0], "side_px": shape[1], "num_classes": num_classes}
+    match config.backbone:
+        case UNetConfig() as backbone:
+            return UNetDenoiser(backbone, schedule=schedule, **size)
+        case ConditionalUNetConfig() as backbone:
+            return ConditionalUNetDenoiser(backbone, schedule=schedule, **size)
+        case DiTConfig() as backbone:
+            return DiTDenoiser(backbone, schedule=schedule, **size)
 
 
 def find_checkpoint(path: Path) -> Path:

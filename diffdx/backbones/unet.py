@@ -3,12 +3,16 @@
 Class and log-SNR embeddings are added and give every ResNet block a scale and a shift. With one
 class token, cross-attention is only an additive bias, so scale and shift are at least as strong.
 The self-attention sits at the lowest resolution only.
+
+With `class_levels` the class enters late: only that many up levels, counted from the output, are
+told it. All before is the same for every class of a trial, and a classifier computes it once.
 """
 
 import torch.nn.functional as F
 from diffusers.models.unets.unet_2d import UNet2DModel
+from torch import Tensor
 
-from diffdx._tensors import ClassIds, Images, Times
+from diffdx._tensors import ClassIds, Images, RowImages, Rows, Times
 from diffdx.backbones.denoiser import Denoiser
 from diffdx.config import UNetConfig
 from diffdx.diffusion.schedule import ShiftedCosine
@@ -41,6 +45,7 @@ class UNetDenoiser(Denoiser):
         super().__init__()
         levels = len(config.channels)
         self._multiple = 2 ** (levels - 1)
+        self._class_levels = config.class_levels
         self.num_classes = num_classes
         self._logsnr_min = schedule.logsnr_min
         self._scale = EMBEDDING_RANGE / (schedule.logsnr_max - schedule.logsnr_min)
@@ -64,9 +69,36 @@ class UNetDenoiser(Denoiser):
 
     def forward(self, z_t: Images, logsnr: Times, y: ClassIds) -> Images:
         """Return v_hat in float32, whatever precision the network itself runs in."""
-        time = (logsnr - self._logsnr_min) * self._scale
+        return self._v_hat(z_t, logsnr, y, None)
+
+    def under_classes(self, z_t: Images, logsnr: Times, y: Rows, owner: Rows) -> RowImages:
+        """Return v_hat of class y[r] for noisy image owner[r]; layers before the class run once."""
+        return self._v_hat(z_t, logsnr, y, owner)
+
+    def _v_hat(self, z_t: Images, logsnr: Times, y: Rows, owner: Rows | None) -> RowImages:
         height, width = z_t.shape[2:]
         # Every level halves the side: 14 x 14 (a 28 px image) is padded to 16 x 16 and cut again.
         padded = F.pad(z_t, (0, -width % self._multiple, 0, -height % self._multiple))
-        v_hat: Images = self.unet(padded, time, class_labels=y).sample.float()
+        unet = self.unet
+        time = unet.time_embedding(unet.time_proj((logsnr - self._logsnr_min) * self._scale))
+        told = unet.class_embedding(y) + (time if owner is None else time[owner])
+
+        def per_row(part: Tensor) -> Tensor:
+            return part if owner is None else part[owner]
+
+        hidden = unet.conv_in(padded)
+        if self._class_levels is None:
+            hidden, time = per_row(hidden), told
+        skips = [hidden]
+        for block in unet.down_blocks:
+            hidden, block_skips = block(hidden, temb=time)
+            skips += block_skips
+        hidden = unet.mid_block(hidden, time)
+        for level, block in zip(range(len(unet.up_blocks), 0, -1), unet.up_blocks, strict=True):
+            if level == self._class_levels:
+                hidden, skips, time = per_row(hidden), [per_row(skip) for skip in skips], told
+            own = len(block.resnets)
+            hidden = block(hidden, tuple(skips[-own:]), time)
+            del skips[-own:]
+        v_hat: RowImages = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden))).float()
         return v_hat[:, :, :height, :width]

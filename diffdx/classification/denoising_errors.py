@@ -8,10 +8,11 @@ For image b, class k and trial n, with one z_t shared by all classes (paper Eq. 
 x_b is in the network's own coordinates (wavelet bands at unit variance), t_n and eps_n come from
 the image's trial bank.
 
-The work is a queue of (image, trial) pairs. Each batch takes as many pairs as fit, from as many
-images as it needs, and expands them over the K classes, so batches are full until the last one,
-whatever the number of images, classes and trials. Images are read as the queue reaches them and
-leave when their last trial is done: memory does not grow with the dataset. log-SNR, z_t and the
+The work is a queue of (image, trial) pairs, see `diffdx.classification.work`. Each batch takes as
+many pairs as fit, from as many images as it needs, and expands them over the classes, so batches
+are full until the last one, whatever the number of images, classes and trials. Layers of the
+network that come before the class enters it run once a pair. Images are read as the queue reaches
+them and leave when they are done: memory does not grow with the dataset. log-SNR, z_t and the
 errors are float32; `precision` concerns the network alone.
 
 The result depends on the batch only through rounding (about 1e-6 relative in float32). With
@@ -22,10 +23,9 @@ does not depend on it at all.
 import copy
 import logging
 import os
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -34,12 +34,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffdx._device import AUTOCAST_DTYPE, Precision, autocast, is_out_of_memory
-from diffdx._tensors import ClassIds, Images, Times
+from diffdx._tensors import Images, RowImages, Rows, Times
 from diffdx.backbones.denoiser import Denoiser
 from diffdx.classification.bank import TrialBank
+from diffdx.classification.work import ALL_TRIALS, Ending, OpenImage, Pair, WorkQueue
+from diffdx.classification.work import ImageErrors as ImageErrors
 from diffdx.diffusion.process import diffuse, v_target
 from diffdx.diffusion.schedule import ShiftedCosine
-from diffdx.errors import ConfigError, DataError
+from diffdx.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -47,35 +49,6 @@ log = logging.getLogger(__name__)
 _DETERMINISTIC_ROWS = 64
 
 
-@dataclass
-class ImageErrors:
-    """The errors of one image, or why there are none.
-
-    Attributes:
-        index: Position of the image in the stream.
-        errors: (K, N) float32, mean squared v errors; empty after a failure.
-        logsnr: (N,) float32, in nats.
-        failure: None, or the error that kept the image from being judged.
-    """
-
-    index: int
-    errors: Float[np.ndarray, "K N"]
-    logsnr: Float[np.ndarray, "N"]
-    failure: Exception | None = None
-
-
-@dataclass
-class _OpenImage:
-    """An image in the queue: its constants, and how many of its trials are still to come."""
-
-    result: ImageErrors
-    remaining: int = 0
-    key: int = 0
-    x: Tensor = field(default_factory=lambda: torch.empty(0))
-    logsnr: Tensor = field(default_factory=lambda: torch.empty(0))
-
-
-_Pairs = list[tuple[_OpenImage, int]]
 BatchSizeOption = int | Literal["auto"]
 
 
@@ -104,8 +77,9 @@ def denoising_errors(
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
     deterministic: bool = False,
+    ending: Ending = ALL_TRIALS,
 ) -> Iterator[ImageErrors]:
-    """Yield the errors of each image as its last trial is done, in the order of the stream.
+    """Yield the errors of each image as it is done, in the order of the stream.
 
     errors[k, n] = mean((v_hat(z_t, logsnr_n, k) - v)^2)        (paper Eq. 4, in v space: spec
     section 3)
@@ -127,79 +101,31 @@ def denoising_errors(
         precision: Of the network: `fp32`, or autocast to `bf16` or `fp16`.
         deterministic: Make the result independent, to the byte, of batch size, order and the other
             images.
+        ending: What may end an image before its last trial.
 
     Raises:
-        ConfigError: if the bank is shorter than `num_trials`.
+        ConfigError: if the bank is shorter than `num_trials`, or a time budget is to be
+            deterministic.
     """
     bank.require(num_trials)
+    if deterministic and ending.budget_seconds is not None:
+        raise ConfigError("a time budget is never deterministic: leave out one of the two")
     evaluator = _Evaluator(
-        denoiser, bank, batch_size, torch.device(device), precision, deterministic
+        denoiser, schedule, bank, batch_size, torch.device(device), precision, deterministic
     )
-    waiting: deque[_OpenImage] = deque()
-
-    def arrivals() -> Iterator[_OpenImage]:
-        for index, item in enumerate(images):
-            waiting.append(_open(index, item, evaluator, schedule, num_trials, encode))
-            yield waiting[-1]
+    arrivals = (evaluator.open(i, item, num_trials, encode) for i, item in enumerate(images))
+    rows = evaluator.num_pairs * denoiser.num_classes if deterministic else batch_size
+    queue = WorkQueue(arrivals, ending, rows=rows, one_image=deterministic)
 
     def results() -> Iterator[ImageErrors]:
-        for pairs in _batches(arrivals(), evaluator.num_pairs, across_images=not deterministic):
+        while pairs := queue.next_batch():
+            started = time.perf_counter()
             evaluator.run(pairs)
-            while waiting and waiting[0].remaining == 0:
-                yield _closed(waiting.popleft().result)
-        yield from (_closed(image.result) for image in waiting)
+            queue.settle(pairs, time.perf_counter() - started)
+            yield from queue.finished()
+        yield from queue.finished()
 
     return results()
-
-
-def _open(
-    index: int,
-    item: Tensor | Exception,
-    evaluator: "_Evaluator",
-    schedule: ShiftedCosine,
-    num_trials: int,
-    encode: Callable[[Tensor], Tensor] | None,
-) -> _OpenImage:
-    num_classes = evaluator.denoiser.num_classes
-    if isinstance(item, Exception):
-        nothing = np.empty((num_classes, 0), np.float32), np.empty(0, np.float32)
-        return _OpenImage(ImageErrors(index, *nothing, failure=item))
-    key = evaluator.bank.key(item)
-    logsnr = schedule.logsnr(evaluator.bank.times(torch.tensor([key]))[0, :num_trials])
-    with torch.no_grad():
-        x = item.to(evaluator.device, torch.float32)
-        x = x if encode is None else encode(x[None])[0]
-    errors = np.full((num_classes, num_trials), np.nan, np.float32)
-    return _OpenImage(ImageErrors(index, errors, logsnr.numpy()), num_trials, key, x, logsnr)
-
-
-def _closed(result: ImageErrors) -> ImageErrors:
-    """Turn an image whose errors are not all finite into a failure: such a trial has no vote."""
-    bad = ~np.isfinite(result.errors).all(axis=0)
-    if result.failure is None and bad.any():
-        result.failure = DataError(
-            f"the denoising error is not finite in {bad.sum()} of {bad.size} trials: the image or "
-            "the model holds NaN or overflows; check the checkpoint, or use --precision fp32"
-        )
-    return result
-
-
-def _batches(
-    arrivals: Iterator[_OpenImage], num_pairs: int, *, across_images: bool
-) -> Iterator[_Pairs]:
-    """Cut the queue of (image, trial) pairs into batches; images that failed have no pairs."""
-    batch: _Pairs = []
-    for image in arrivals:
-        for trial in range(image.remaining):
-            batch.append((image, trial))
-            if len(batch) == num_pairs:
-                yield batch
-                batch = []
-        if batch and not across_images:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def in_precision(denoiser: Denoiser, precision: Precision) -> Denoiser:
@@ -218,53 +144,81 @@ def in_precision(denoiser: Denoiser, precision: Precision) -> Denoiser:
 
 
 class _Evaluator:
-    """Runs batches of (image, trial) pairs through the network and files their errors."""
+    """Opens images, runs batches of pairs through the network and files their errors."""
 
     def __init__(
         self,
         denoiser: Denoiser,
+        schedule: ShiftedCosine,
         bank: TrialBank,
         batch_size: int,
         device: torch.device,
         precision: Precision,
         deterministic: bool,
     ) -> None:
-        self.denoiser, self.bank, self.device = in_precision(denoiser, precision), bank, device
+        self.denoiser, self.schedule = in_precision(denoiser, precision), schedule
+        self.bank, self.device = bank, device
         self.precision, self.deterministic = precision, deterministic
         self.rows_per_call = _DETERMINISTIC_ROWS if deterministic else batch_size
         self.num_pairs = max(1, self.rows_per_call // denoiser.num_classes)
 
-    def run(self, pairs: _Pairs) -> None:
-        """Compute each pair's errors under every class and write them into the images' results."""
+    def open(
+        self,
+        index: int,
+        item: Tensor | Exception,
+        num_trials: int,
+        encode: Callable[[Tensor], Tensor] | None,
+    ) -> OpenImage:
+        """Return an image's constants, none of its trials done; a failure if it could not be read.
+
+        The log-SNRs come from the bank's times, the content key from the pixels.
+        """
+        classes = self.denoiser.num_classes
+        if isinstance(item, Exception):
+            nothing = np.empty((classes, 0), np.float32), np.empty(0, np.float32)
+            return OpenImage(ImageErrors(index, *nothing, failure=item))
+        key = self.bank.key(item)
+        logsnr = self.schedule.logsnr(self.bank.times(torch.tensor([key]))[0, :num_trials])
+        with torch.no_grad():
+            x = item.to(self.device, torch.float32)
+            x = x if encode is None else encode(x[None])[0]
+        errors = np.full((classes, num_trials), np.nan, np.float32)
+        return OpenImage(ImageErrors(index, errors, logsnr.numpy()), key, x)
+
+    def run(self, pairs: list[Pair]) -> None:
+        """Compute each pair's errors under the classes that it still has."""
         # Padding repeats the last pair: its extra rows are computed and dropped.
         padding = self.num_pairs - len(pairs) if self.deterministic else 0
+        live = np.stack([image.live for image, _ in pairs + pairs[-1:] * padding])
+        # The rows of a deterministic batch do not depend on who was eliminated.
+        owner, y = np.nonzero(live | self.deterministic)
         with torch.no_grad(), _evaluating(self.denoiser), self._reproducible():
-            errors = self._errors(pairs + pairs[-1:] * padding).cpu().numpy()
+            rows = self._errors(
+                pairs + pairs[-1:] * padding, torch.from_numpy(owner), torch.from_numpy(y)
+            )
+        errors = np.full(live.shape, np.inf, np.float32)
+        errors[owner, y] = rows.cpu().numpy()
         for (image, trial), error in zip(pairs, errors, strict=False):
             image.result.errors[:, trial] = error
-            image.remaining -= 1
 
-    def _errors(self, pairs: _Pairs) -> Float[Tensor, "P K"]:
-        classes = self.denoiser.num_classes
+    def _errors(self, pairs: list[Pair], owner: Rows, y: Rows) -> Float[Tensor, "rows"]:
+        """Return the error of pair owner[r] under class y[r]; owners ascend."""
         keys = torch.tensor([image.key for image, _ in pairs])
         trials = torch.tensor([trial for _, trial in pairs])
-        logsnr = torch.stack([image.logsnr[trial] for image, trial in pairs]).to(self.device)
-        x = torch.stack([image.x for image, _ in pairs])
+        logsnr = torch.tensor([image.result.logsnr[trial] for image, trial in pairs])
+        x, logsnr = torch.stack([image.x for image, _ in pairs]), logsnr.to(self.device)
         eps = self.bank.noise(keys, trials, x.shape[1:], self.device)
-        z_t, v = diffuse(x, eps, logsnr), v_target(x, eps, logsnr)
-        y = torch.arange(classes, device=self.device).repeat(len(pairs))
-        v_hat = self._v_hat(z_t.repeat_interleave(classes, 0), logsnr.repeat_interleave(classes), y)
-        return (v_hat.view(-1, classes, *v.shape[1:]) - v[:, None]).square().mean(dim=(2, 3, 4))
+        v_hat = self._v_hat(diffuse(x, eps, logsnr), logsnr, y, owner)
+        v = v_target(x, eps, logsnr)[owner.to(self.device)]
+        return (v_hat - v).square().mean(dim=(1, 2, 3))
 
-    def _v_hat(self, z_t: Images, logsnr: Times, y: ClassIds) -> Images:
+    def _v_hat(self, z_t: Images, logsnr: Times, y: Rows, owner: Rows) -> RowImages:
         while True:
             try:
-                rows = zip(
-                    *(torch.split(part, self.rows_per_call) for part in (z_t, logsnr, y)),
-                    strict=True,
-                )
+                parts = (torch.split(rows, self.rows_per_call) for rows in (y, owner))
                 with autocast(self.device, self.precision):
-                    return torch.cat([self.denoiser(*row).float() for row in rows])
+                    calls = [self._call(z_t, logsnr, *rows) for rows in zip(*parts, strict=True)]
+                return torch.cat(calls)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.rows_per_call == 1 or self.deterministic:
                     raise
@@ -272,6 +226,13 @@ class _Evaluator:
             log.warning("out of memory: batch halved to %d rows", self.rows_per_call)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _call(self, z_t: Images, logsnr: Times, y: Rows, owner: Rows) -> RowImages:
+        """Call the network with the noisy images of these rows and no others."""
+        first, last = int(owner[0]), int(owner[-1]) + 1
+        y, owner = y.to(self.device), (owner - first).to(self.device)
+        noisy = z_t[first:last], logsnr[first:last]
+        return self.denoiser.under_classes(*noisy, y, owner).float()
 
     @contextmanager
     def _reproducible(self) -> Iterator[None]:

@@ -1,8 +1,9 @@
 """The prediction table: one row per image, what was decided, on which votes, and what failed.
 
 Columns: image_id, path, patient_id, label, prediction, votes_<class>, vote_share_<class>,
-mean_error_<class>, entropy_bits, trials_used, nfe, status (ok or error), error. `mean_error_` is in
-the space that the run was asked for. A vote share is an effect size, not a calibrated probability.
+mean_error_<class>, entropy_bits, trials_used, nfe, stopped_by, status (ok or error), error.
+`mean_error_` is in the space that the run was asked for. A vote share is an effect size, not a
+calibrated probability.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ def prediction_table(
     stored: tuple[Sequence[str], Errors, LogSNRs],
     failures: Mapping[str, str],
     *,
+    stops: Mapping[str, str] | None = None,
     rule: Rule = "vote",
     space: Space = "v",
     ties: voting.Ties = "split",
@@ -41,6 +43,7 @@ def prediction_table(
         classes: Class names in the order of the errors' class axis.
         stored: Image ids, errors and log-SNRs as `read_errors` returns them.
         failures: Why the other images have no errors, by image id.
+        stops: What ended the images, by image id; all trials were run where none is named.
         rule: `vote`, or `mean` of the error in `space`.
         space: Space of the mean errors.
         ties: How a tied trial's vote is counted.
@@ -56,6 +59,8 @@ def prediction_table(
     table = table.merge(scores, on="image_id", how="left", validate="one_to_one")
     counts = ["trials_used", "nfe"]
     table[counts] = table[counts].fillna(0).astype("int64")
+    stopped_by = [(stops or {}).get(image_id, "none") for image_id in table["image_id"]]
+    table["stopped_by"] = pd.array(stopped_by, dtype="string")
     table["status"] = pd.array(np.where(table["prediction"].isna(), "error", "ok"), dtype="string")
     table["error"] = table["image_id"].map(dict(failures)).astype("string")
     return table

@@ -21,18 +21,16 @@ import torch
 from torch import Tensor
 
 from diffdx._device import resolve_device, resolve_precision
-from diffdx._files import exclusive, write_json
+from diffdx._files import exclusive
 from diffdx._interrupt import StopRequest, stop_requests
 from diffdx.backbones.model import DiffusionModel
+from diffdx.classification.conclusion import CLASSIFY_FILE, conclude
 from diffdx.classification.denoising_errors import denoising_errors, resolve_batch_size
-from diffdx.classification.predictions import prediction_table, write_predictions
 from diffdx.classification.settings import ClassifySettings as ClassifySettings
-from diffdx.classification.store import ErrorStore, read_errors
-from diffdx.classification.voting import count_tied_trials, majority_vote, predict_vote
+from diffdx.classification.store import ErrorStore
 from diffdx.data.dataset import Dataset, Record
 from diffdx.errors import DataError
 
-CLASSIFY_FILE = "classify.json"
 NOTICE = "Research use only, not a medical device."
 _READ_AHEAD = 8
 
@@ -110,6 +108,7 @@ class _Run:
     records: list[Record] = field(init=False)
     store: ErrorStore = field(init=False)
     evaluated: int = 0
+    calls: int = 0
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -126,6 +125,9 @@ class _Run:
             "deterministic": settings.deterministic,
             "inputs": _inputs_hash(self.dataset),
         }
+        self.ending = settings.ending(len(self.model.classes))
+        if not self.ending.never:
+            depends_on |= {name: str(value) for name, value in settings.decision.items()}
         first, count = settings.shard or (1, 1)
         self.store = ErrorStore(
             self.folder,
@@ -152,10 +154,12 @@ class _Run:
                 device=self.device,
                 precision=self.precision,
                 deterministic=self.settings.deterministic,
+                ending=self.ending,
             ):
                 image_id = todo[result.index].image_id
+                self.calls += result.calls
                 if result.failure is None:
-                    self.store.add(image_id, result.errors, result.logsnr)
+                    self.store.add(image_id, result.errors, result.logsnr, result.stopped_by)
                     self.evaluated += 1
                 elif self.settings.strict:
                     self.store.flush()
@@ -176,54 +180,32 @@ class _Run:
             return error
 
     def conclude(self, failures: dict[str, str], seconds: float) -> ClassifyResult:
-        """Merge the store, decide, and write the tables of the whole dataset."""
-        settings, records = self.settings, self.dataset.records
-        stored = read_errors(self.store.merge([r.image_id for r in records]), self.model.classes)
-        table = prediction_table(
-            records,
-            self.model.classes,
-            stored,
-            failures,
-            rule=settings.rule,
-            space=settings.space,
-            ties=settings.ties,
-        )
-        write_predictions(table, self.folder)
-        votes = majority_vote(stored[1], ties=settings.ties)
-        info = {
-            **self._info(),
-            **self._speed(seconds),
-            "n": len(records),
-            "n_failed": len(failures),
-            "tied_trials": int(count_tied_trials(stored[1]).sum()),
-            "tied_votes": int(predict_vote(votes)[1].sum()),
-        }
-        write_json(self.folder / CLASSIFY_FILE, info)
+        """Write the tables of the whole dataset."""
+        facts = {**self._facts(), **self._speed(seconds)}
+        table, info = conclude(self.store, self.dataset.records, failures, self.settings, facts)
         return ClassifyResult(self.folder, table, len(failures), 0, info)
 
     def _speed(self, seconds: float) -> dict[str, float | None]:
-        """Return time and rate of the evaluation; those of the earlier call if nothing was left."""
+        """Return time, rate and network calls, discarded ones too, of this process.
+
+        If it had nothing to do, those of the earlier one.
+        """
         earlier = self.folder / CLASSIFY_FILE
         if not self.evaluated and earlier.is_file():
             before = json.loads(earlier.read_text(encoding="utf-8"))
-            return {name: before[name] for name in ("seconds", "images_per_second")}
+            return {name: before.get(name) for name in ("seconds", "images_per_second", "calls")}
         rate = round(self.evaluated / seconds, 4) if self.evaluated else None
-        return {"seconds": round(seconds, 3), "images_per_second": rate}
+        return {"seconds": round(seconds, 3), "images_per_second": rate, "calls": self.calls}
 
-    def _info(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
         settings = self.settings
         return {
             "notice": NOTICE,
             "classes": list(self.model.classes),
             "positive": self.model.positive,
-            "rule": settings.rule,
-            "space": settings.space,
-            "trials": settings.num_trials,
             "bank": settings.bank_size,
             "sampling": settings.sampling,
-            "stop": "none",
             "seed": settings.seed,
-            "ties": settings.ties,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "precision": self.precision,

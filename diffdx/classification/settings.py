@@ -8,7 +8,9 @@ from diffdx._typing import Space
 from diffdx.classification.bank import Sampling, TrialBank
 from diffdx.classification.denoising_errors import BatchSizeOption
 from diffdx.classification.predictions import Rule
+from diffdx.classification.stopping import Elimination, stopping_rule
 from diffdx.classification.voting import Ties
+from diffdx.classification.work import Ending
 from diffdx.data.dataset import Record
 from diffdx.errors import ConfigError
 
@@ -24,6 +26,10 @@ class ClassifySettings:
         rule: `vote`, or `mean` of the error.
         space: Space of the mean errors.
         ties: How a tied trial's vote is counted.
+        stop: When an image stops: `none`, `exact`, an error probability, or `share:WIDTH`.
+        bound: Largest difference of two classes' errors that a stopping mean rule assumes.
+        eliminate: Drop classes that have become hopeless.
+        budget_seconds: Time of an image; None is unlimited.
         seed: Seed of the bank.
         batch_size: Network rows per call, or `auto`.
         device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
@@ -40,6 +46,10 @@ class ClassifySettings:
     rule: Rule = "vote"
     space: Space = "v"
     ties: Ties = "split"
+    stop: str = "none"
+    bound: float | None = None
+    eliminate: bool = False
+    budget_seconds: float | None = None
     seed: int = 0
     batch_size: BatchSizeOption = "auto"
     device: str = "auto"
@@ -51,6 +61,13 @@ class ClassifySettings:
 
     def __post_init__(self) -> None:
         self.bank.require(self.num_trials)
+        if self.budget_seconds is not None and not self.budget_seconds > 0:
+            raise ConfigError(f"--budget {self.budget_seconds}: use a positive number of seconds")
+        if self.eliminate and self.stop not in ("none", "exact"):
+            raise ConfigError(
+                f"--eliminate with --stop {self.stop}: the votes for a dropped class go to others, "
+                "so the rule's guarantee would not hold; use --stop none or exact"
+            )
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise ConfigError(f"--shard {self.shard[0]}/{self.shard[1]}: use I/N with 1 <= I <= N")
 
@@ -58,6 +75,44 @@ class ClassifySettings:
     def bank(self) -> TrialBank:
         """The trial bank that these settings mean."""
         return TrialBank(self.seed, self.bank_size, self.sampling)
+
+    @property
+    def decision(self) -> dict[str, str | int | float | bool | None]:
+        """What decides an image, given its errors: entries of `classify.json`."""
+        return {
+            "rule": self.rule,
+            "space": self.space,
+            "trials": self.num_trials,
+            "stop": self.stop,
+            "bound": self.bound,
+            "eliminate": self.eliminate,
+            "budget_seconds": self.budget_seconds,
+            "ties": self.ties,
+        }
+
+    @property
+    def rule_name(self) -> str:
+        """The rule by the name that it has in `diffdx.classification.rules`."""
+        return f"mean_{self.space}" if self.rule == "mean" else self.rule
+
+    def ending(self, num_classes: int) -> Ending:
+        """Return what may end an image early.
+
+        Raises:
+            ConfigError: if the stopping rule does not exist for this decision rule.
+        """
+        stop = stopping_rule(
+            self.stop,
+            rule=self.rule_name,
+            num_classes=num_classes,
+            num_trials=self.num_trials,
+            ties=self.ties,
+            bound=self.bound,
+        )
+        elimination = None
+        if self.eliminate:
+            elimination = Elimination(num_classes, self.num_trials, ties=self.ties)
+        return Ending(None if self.stop == "none" else stop, elimination, self.budget_seconds)
 
     def records_of_shard(self, records: Sequence[Record]) -> list[Record]:
         """Return the records that this shard classifies."""

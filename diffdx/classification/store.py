@@ -1,8 +1,9 @@
 """The error store: every denoising error, so that any rule can be recomputed without a network.
 
-`errors.parquet` has a row per image and trial: image_id, trial (int16), logsnr (float32) and
-error_<class> (float32), the mean squared v error in the network's coordinates. A null error means
-the image had stopped, or (under some classes only) that the class had been eliminated.
+`errors.parquet` has a row per image and trial: image_id, trial (int16), logsnr (float32),
+error_<class> (float32), the mean squared v error in the network's coordinates, and stopped_by, what
+ended the image (`none` if all its trials were run). A null error means the image had stopped, or
+(under some classes only) that the class had been eliminated.
 
 While a run goes on, finished images are flushed to `errors.parts/`, each part whole or absent; at
 the end the parts are merged in input order. A part carries the settings that made it, so a run that
@@ -37,6 +38,7 @@ class ErrorStore:
     """Collects the errors of a run and continues one that was cut.
 
     Attributes:
+        classes: Class names in the order of the errors' class axis.
         finished: Ids of the images whose errors are stored.
     """
 
@@ -63,7 +65,7 @@ class ErrorStore:
                 mixed.
             CheckpointError: if a part cannot be read.
         """
-        self.folder = folder
+        self.folder, self.classes = folder, list(classes)
         self.settings = {"classes": list(classes), **settings}
         self._schema = _schema(classes).with_metadata({_SETTINGS: json.dumps(self.settings)})
         self._pending: list[pa.Table] = []
@@ -87,16 +89,31 @@ class ErrorStore:
             self.finished.update(ids.unique().to_pylist())
 
     def add(
-        self, image_id: str, errors: Float[np.ndarray, "K N"], logsnr: Float[np.ndarray, "N"]
+        self,
+        image_id: str,
+        errors: Float[np.ndarray, "K N"],
+        logsnr: Float[np.ndarray, "N"],
+        stopped_by: str = "none",
     ) -> None:
-        """Store one image's errors; they reach the disk with the next flush, a few images on."""
+        """Store one image's errors; they reach the disk with the next flush, a few images on.
+
+        Args:
+            image_id: Not stored before.
+            errors: NaN under every class in trials not run, `inf` where a class was eliminated.
+            logsnr: In nats.
+            stopped_by: What ended the image; `none` if all trials were run.
+        """
         num_trials = logsnr.shape[0]
         columns = [
             pa.array([image_id] * num_trials, pa.string()),
             pa.array(np.arange(num_trials), pa.int16()),
             pa.array(logsnr, pa.float32()),
-            # NaN becomes null: the trial was not run.
-            *(pa.array(row, pa.float32(), from_pandas=True) for row in errors),
+            # NaN becomes null: the trial was not run, or not under this class.
+            *(
+                pa.array(np.where(np.isinf(row), np.nan, row), pa.float32(), from_pandas=True)
+                for row in errors
+            ),
+            pa.array([stopped_by] * num_trials, pa.string()),
         ]
         self._pending.append(pa.Table.from_arrays(columns, schema=self._schema))
         self.finished.add(image_id)
@@ -129,7 +146,7 @@ class ErrorStore:
             _read_table(file).replace_schema_metadata(self._schema.metadata)
             for file in self._files()
         ]
-        table = pa.concat_tables([self._schema.empty_table(), *tables])
+        table = pa.concat_tables([self._schema.empty_table(), *tables], promote_options="default")
         place = {image_id: position for position, image_id in enumerate(order)}
         places = np.array([place.get(i, -1) for i in table["image_id"].to_pylist()], np.int64)
         rows = np.lexsort((table["trial"].to_numpy(), places))
@@ -168,7 +185,7 @@ class ErrorStore:
                 temporary,
                 compression="zstd",
                 row_group_size=_ROWS_PER_GROUP,
-                use_dictionary=["image_id", "trial"],
+                use_dictionary=["image_id", "trial", "stopped_by"],
                 use_byte_stream_split=floats,
             )
 
@@ -194,7 +211,8 @@ def read_errors(
         classes = [
             name.removeprefix("error_") for name in table.column_names if name.startswith("error_")
         ]
-    missing = [name for name in _schema(classes).names if name not in table.column_names]
+    needed = [name for name in _schema(classes).names if name != "stopped_by"]
+    missing = [name for name in needed if name not in table.column_names]
     if missing or not classes:
         raise DataError(
             f"{path} is not an error store of these classes: it has no column "
@@ -218,10 +236,31 @@ def read_errors(
     return image_ids, np.where(eliminated, np.float32(np.inf), errors), logsnr
 
 
+def read_stops(path: Path) -> dict[str, str]:
+    """Return what ended each image of an error store, by image id; `none` ran all its trials.
+
+    A store written before stops were recorded has run them all.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+    """
+    if "stopped_by" not in _read_schema(path).names:
+        return {}
+    table = _read_table(path, columns=["image_id", "stopped_by"])
+    pairs = zip(table["image_id"].to_pylist(), table["stopped_by"].to_pylist(), strict=True)
+    return {image_id: stopped_by or "none" for image_id, stopped_by in pairs}
+
+
 def _schema(classes: Sequence[str]) -> pa.Schema:
     errors = [(f"error_{name}", pa.float32()) for name in classes]
     return pa.schema(
-        [("image_id", pa.string()), ("trial", pa.int16()), ("logsnr", pa.float32()), *errors]
+        [
+            ("image_id", pa.string()),
+            ("trial", pa.int16()),
+            ("logsnr", pa.float32()),
+            *errors,
+            ("stopped_by", pa.string()),
+        ]
     )
 
 

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from diffdx.cli.calibrate import calibrate
 from diffdx.cli.classify import classify
 from diffdx.cli.demo import demo
 from diffdx.cli.doctor import doctor
 from diffdx.cli.evaluate import evaluate
 from diffdx.cli.export import export
+from diffdx.cli.replay import replay
 from diffdx.cli.report import report
 from diffdx.cli.sample import sample
 from diffdx.cli.train import train
@@ -26,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (demo, train, sample, classify, evaluate, report, export, doctor):
+for verb in (demo, train, sample, classify, replay, calibrate, evaluate, report, export, doctor):
     app.command()(verb)
 
 

@@ -30,6 +30,12 @@ def classify(
     bank: Annotated[int, typer.Option(min=1, help="Trials in the bank.")] = 501,
     rule: Annotated[Literal["vote", "mean"], typer.Option(help="Which rule decides.")] = "vote",
     space: Annotated[Literal["v", "eps", "x"], typer.Option(help="Space of mean errors.")] = "v",
+    stop: options.Stop = "none",
+    bound: options.Bound = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds per image, at least a trial.")
+    ] = None,
+    eliminate: options.Eliminate = False,
     shard: Annotated[str | None, typer.Option(help="I/N: every N-th image from the I-th.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad image.")] = False,
     deterministic: Annotated[
@@ -63,6 +69,10 @@ def classify(
             bank_size=bank,
             rule=rule,
             space=space,
+            stop=stop,
+            bound=bound,
+            budget_seconds=budget,
+            eliminate=eliminate,
             seed=seed,
             batch_size="auto" if batch_size == "auto" else _number(batch_size),
             device=device,

@@ -31,3 +31,16 @@ Positive = Annotated[str | None, typer.Option(help="The class that F1 and AUROC 
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Only the first N images of a seeded shuffle.")
 ]
+Stop = Annotated[
+    str,
+    typer.Option(
+        help="When an image stops: none, exact, DELTA (its error against all trials), share:WIDTH."
+    ),
+]
+Bound = Annotated[
+    float | None,
+    typer.Option(help="Largest difference of errors that a stopping mean rule assumes."),
+]
+Eliminate = Annotated[
+    bool, typer.Option("--eliminate", help="Drop hopeless classes; carries no guarantee.")
+]

@@ -156,14 +156,15 @@ def test_predictions_hold_the_columns_and_the_summary_the_keys(run, predictions)
         f"{prefix}_{name}" for prefix in ("votes", "vote_share", "mean_error") for name in CLASSES
     ]
     expected = ["image_id", "path", "patient_id", "label", "prediction", *per_class]
-    expected += ["entropy_bits", "trials_used", "nfe", "status", "error"]
+    expected += ["entropy_bits", "trials_used", "nfe", "stopped_by", "status", "error"]
     assert list(table.columns) == expected
     assert list(pd.read_csv(folder / "predictions.csv").columns) == expected
     splits = pd.read_csv(run / "splits.csv")
     assert set(table.image_id) == set(splits.image_id[splits.role == "test"])
     assert (table.nfe == 3 * len(CLASSES)).all()
     errors = pd.read_parquet(folder / "errors.parquet")
-    assert list(errors.columns) == ["image_id", "trial", "logsnr", "error_NORMAL", "error_OPACITY"]
+    errors_of = ["error_NORMAL", "error_OPACITY"]
+    assert list(errors.columns) == ["image_id", "trial", "logsnr", *errors_of, "stopped_by"]
     assert len(errors) == 3 * len(table)
     keys = "n n_failed classes positive rule space trials bank stop seed accuracy auroc f1"
     keys += " balanced_accuracy by_rule nfe seconds images_per_second device precision model_sha256"
@@ -174,6 +175,34 @@ def test_predictions_hold_the_columns_and_the_summary_the_keys(run, predictions)
     assert (summary["n"], summary["positive"]) == (len(table), "OPACITY")
     record = json.loads((run / "run.json").read_text())
     assert classified["model_sha256"] == summary["model_sha256"] == record["model_sha256"]
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5])
+@pytest.mark.parametrize("stop", ["exact", "0.3", "share:0.9"])
+def test_a_run_may_stop_early_however_few_trials_it_has(run, tmp_path, trials, stop):
+    options = ["--split=test", *FEW, f"--trials={trials}", "--json"]
+    stopped = json.loads(
+        ok("classify", run, DATA, "--out", tmp_path / "s", *options, "--stop", stop).stdout
+    )
+    ok("classify", run, DATA, "--out", tmp_path / "f", *options)
+    replayed = tmp_path / "r"
+    summary = json.loads(
+        ok("replay", tmp_path / "f", "--out", replayed, "--stop", stop, "--json").stdout
+    )
+    tables = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in "sfr"]
+    assert tables[0].trials_used.tolist() == tables[2].trials_used.tolist()
+    assert (tables[0].trials_used <= trials).all()
+    assert stopped["stop"] == summary["stop"] == stop
+    assert stopped["calls"] >= tables[0].nfe.sum()
+    if stop == "exact":
+        assert tables[0].prediction.tolist() == tables[1].prediction.tolist()
+
+
+def test_a_budget_shorter_than_one_call_runs_one_trial_an_image(run, images, tmp_path):
+    ok("classify", run, images, "--out", tmp_path, "--budget=1e-9", *FEW)
+    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert (table.trials_used == 1).all()
+    assert (table.stopped_by == "budget").all()
 
 
 def test_the_text_output_says_research_use_only(run, predictions, tmp_path):
@@ -316,6 +345,16 @@ def test_wrong_usage_ends_with_2(run, tmp_path):
         (["--shard=3/2"], "--shard 3/2"),
         (["--shard=2"], "--shard 2"),
         (["--trials=9", "--bank=5"], "9"),
+        (["--stop=soon"], "--stop soon"),
+        (["--stop=1"], "--stop 1"),
+        (["--stop=0"], "--stop 0"),
+        (["--stop=nan"], "--stop nan"),
+        (["--stop=share:2"], "share:2"),
+        (["--stop=exact", "--rule=mean"], "--rule mean"),
+        (["--stop=0.01", "--rule=mean"], "diffdx calibrate"),
+        (["--stop=0.01", "--eliminate"], "--eliminate with --stop"),
+        (["--budget=0"], "--budget 0"),
+        (["--budget=1", "--deterministic"], "never deterministic"),
     ]:
         line = refused(2, "classify", run, DATA, "--out", tmp_path / "p", *options)
         assert named in line

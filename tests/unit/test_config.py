@@ -88,7 +88,7 @@ def test_a_wrong_key_or_value_is_named(sources, named):
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'huge'.*tiny, small, base"):
+    with pytest.raises(ConfigError, match=r"'huge'.*tiny, small, small-late, base"):
         resolve_config("huge")
 
 

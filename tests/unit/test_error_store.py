@@ -42,7 +42,8 @@ def test_the_file_has_the_documented_columns(tmp_path, results):
     store = ErrorStore(tmp_path, CLASSES, SETTINGS)
     fill(store, results, range(9))
     table = pd.read_parquet(store.merge(IDS))
-    types = {name: str(kind) for name, kind in table.dtypes.items() if name != "image_id"}
+    types = {name: str(kind) for name, kind in table.dtypes.items()}
+    assert types.pop("stopped_by") == types.pop("image_id")
     floats = dict.fromkeys(["logsnr", "error_NORMAL", "error_SICK"], "float32")
     assert types == {"trial": "int16"} | floats
     assert table["image_id"].tolist() == [i for i in IDS for _ in range(5)]

@@ -36,7 +36,7 @@ def test_the_columns_are_the_documented_ones_in_order():
         *("image_id", "path", "patient_id", "label", "prediction"),
         *("votes_NORMAL", "votes_SICK", "vote_share_NORMAL", "vote_share_SICK"),
         *("mean_error_NORMAL", "mean_error_SICK", "entropy_bits"),
-        *("trials_used", "nfe", "status", "error"),
+        *("trials_used", "nfe", "stopped_by", "status", "error"),
     ]
 
 
