@@ -3,7 +3,8 @@
     diffdx classify assets/cxr64 DATA --split test --limit 200 --precision fp32 --out out/fp32
     python benchmarks/precision.py assets/cxr64/errors/test out/fp32
 
-Images that only one of the folders holds are left out. Writes benchmarks/results/precision.json.
+Images that only one of the folders holds are left out, and trials beyond the shorter run. Writes
+benchmarks/results/precision.json.
 """
 
 import sys
@@ -28,8 +29,9 @@ def compare(first: Path, second: Path) -> dict:
     other_ids, other, other_logsnr = read_errors(second / "errors.parquet")
     both = [i for i in ids if i in set(other_ids)]
     rows, other_rows = ([of.index(i) for i in both] for of in (ids, other_ids))
-    a, b, t = errors[rows], other[other_rows], logsnr[rows]
-    if not np.array_equal(t, other_logsnr[other_rows]):
+    n = min(errors.shape[2], other.shape[2])
+    a, b, t = errors[rows][..., :n], other[other_rows][..., :n], logsnr[rows, :n]
+    if not np.array_equal(t, other_logsnr[other_rows, :n]):
         raise SystemExit("the folders were not made on the same bank")
     flipped = a.argmin(axis=1) != b.argmin(axis=1)
     bins = []
@@ -53,7 +55,7 @@ def compare(first: Path, second: Path) -> dict:
         "device": [f["device"] for f in facts],
         "model_sha256": [f["model_sha256"] for f in facts],
         "images": len(both),
-        "trials": a.shape[2],
+        "trials": n,
         "relative_error_difference": round(float(np.median(np.abs(a - b) / b)), 7),
         "vote_flips": round(float(flipped.mean()), 5),
         "by_logsnr": bins,

@@ -46,6 +46,7 @@ def conclude(
         rule=settings.rule,
         space=settings.space,
         ties=settings.ties,
+        weights=settings.weights,
     )
     write_predictions(table, store.folder)
     info = {

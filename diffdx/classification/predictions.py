@@ -16,10 +16,12 @@ import pandas as pd
 from diffdx._files import atomic_path
 from diffdx._typing import Errors, LogSNRs, Space
 from diffdx.classification import voting
+from diffdx.classification.rules import apply_rule
+from diffdx.classification.weighted import LogSNRWeights
 from diffdx.data.dataset import Record
 from diffdx.errors import CheckpointError
 
-Rule = Literal["vote", "mean"]
+Rule = Literal["vote", "mean", "weighted"]
 
 PREDICTIONS_FILE = "predictions.parquet"
 PREDICTIONS_CSV = "predictions.csv"
@@ -35,6 +37,7 @@ def prediction_table(
     rule: Rule = "vote",
     space: Space = "v",
     ties: voting.Ties = "split",
+    weights: LogSNRWeights | None = None,
 ) -> pd.DataFrame:
     """Return the predictions of the records, in their order, from stored errors alone.
 
@@ -44,9 +47,10 @@ def prediction_table(
         stored: Image ids, errors and log-SNRs as `read_errors` returns them.
         failures: Why the other images have no errors, by image id.
         stops: What ended the images, by image id; all trials were run where none is named.
-        rule: `vote`, or `mean` of the error in `space`.
-        space: Space of the mean errors.
+        rule: `vote`, `mean` of the error in `space`, or `weighted`.
+        space: Space of the mean errors that the table shows.
         ties: How a tied trial's vote is counted.
+        weights: Of the weighted rule.
     """
     image_ids, errors, logsnr = stored
     table = pd.DataFrame(
@@ -54,7 +58,11 @@ def prediction_table(
         columns=["image_id", "path", "patient_id", "label"],
         dtype="string",
     )
-    scores = _scores(classes, errors, logsnr, rule, space, ties)
+    scores = _scores(classes, errors, logsnr, space, ties)
+    name = f"mean_{space}" if rule == "mean" else rule
+    y_hat = apply_rule(name, errors, logsnr, ties=ties, weights=weights).y_hat
+    chosen = np.array(classes, dtype=object)[y_hat]
+    scores.insert(0, "prediction", pd.array(chosen, dtype="string"))
     scores.insert(0, "image_id", pd.Series(list(image_ids), dtype="string"))
     table = table.merge(scores, on="image_id", how="left", validate="one_to_one")
     counts = ["trials_used", "nfe"]
@@ -70,16 +78,13 @@ def _scores(
     classes: Sequence[str],
     errors: Errors,
     logsnr: LogSNRs,
-    rule: Rule,
     space: Space,
     ties: voting.Ties,
 ) -> pd.DataFrame:
     votes = voting.majority_vote(errors, ties=ties)
     share = voting.vote_share(votes)
     means = voting.mean_error(errors, logsnr, space)
-    decided, _ = voting.predict_vote(votes) if rule == "vote" else voting.predict_mean(means)
-    names = np.array(classes, dtype=object)
-    columns: dict[str, object] = {"prediction": pd.array(names[decided], dtype="string")}
+    columns: dict[str, object] = {}
     for prefix, values in (("votes", votes), ("vote_share", share), ("mean_error", means)):
         columns |= {f"{prefix}_{name}": values[:, k] for k, name in enumerate(classes)}
     columns["entropy_bits"] = voting.vote_entropy(share)

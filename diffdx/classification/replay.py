@@ -56,9 +56,9 @@ def replay(source: Path, folder: Path, settings: ClassifySettings) -> pd.DataFra
         store = ErrorStore(
             folder, facts["classes"], depends_on | decision, overwrite=settings.overwrite
         )
-        for image_id, *row in zip(image_ids, errors, logsnr, strict=True):
+        for image_id, image, t in zip(image_ids, errors, logsnr, strict=True):
             if image_id not in store.finished:
-                store.add(image_id, *row, _stopped_by(*row, ending))
+                store.add(image_id, image, t, _stopped_by(image, t, ending))
         before = read_predictions(source)
         table, _ = conclude(store, _records(before), _failures(before), settings, facts)
     return table

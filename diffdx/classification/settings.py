@@ -10,6 +10,7 @@ from diffdx.classification.denoising_errors import BatchSizeOption
 from diffdx.classification.predictions import Rule
 from diffdx.classification.stopping import Elimination, stopping_rule
 from diffdx.classification.voting import Ties
+from diffdx.classification.weighted import LogSNRWeights, trial_costs
 from diffdx.classification.work import Ending
 from diffdx.data.dataset import Record
 from diffdx.errors import ConfigError
@@ -23,11 +24,12 @@ class ClassifySettings:
         num_trials: Trials per image, the first of the bank.
         bank_size: Trials in the bank.
         sampling: Times on a stratified grid, or `iid` as in the paper.
-        rule: `vote`, or `mean` of the error.
+        rule: `vote`, `mean` of the error, or `weighted` by log-SNR.
         space: Space of the mean errors.
         ties: How a tied trial's vote is counted.
         stop: When an image stops: `none`, `exact`, an error probability, or `share:WIDTH`.
-        bound: Largest difference of two classes' errors that a stopping mean rule assumes.
+        bound: Where a stop of any rule but the vote clips differences (`diffdx calibrate`).
+        weights: Of the weighted rule (`diffdx calibrate`).
         eliminate: Drop classes that have become hopeless.
         budget_seconds: Time of an image; None is unlimited.
         seed: Seed of the bank.
@@ -48,6 +50,7 @@ class ClassifySettings:
     ties: Ties = "split"
     stop: str = "none"
     bound: float | None = None
+    weights: LogSNRWeights | None = None
     eliminate: bool = False
     budget_seconds: float | None = None
     seed: int = 0
@@ -108,6 +111,7 @@ class ClassifySettings:
             num_trials=self.num_trials,
             ties=self.ties,
             bound=self.bound,
+            costs=None if self.weights is None else trial_costs(self.weights),
         )
         elimination = None
         if self.eliminate:

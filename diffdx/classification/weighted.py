@@ -14,6 +14,7 @@ A bin without a trial (an image that stopped early) adds nothing: no evidence ei
 is numpy and reads stored errors; `diffdx.uncertainty.fit` finds the weights.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -115,34 +116,26 @@ def weighted_scores(errors: Errors, logsnr: LogSNRs, weights: LogSNRWeights) -> 
     return np.where(np.isinf(errors).any(axis=2), -np.inf, scores)
 
 
-def trial_contributions(errors: Errors, logsnr: LogSNRs, weights: LogSNRWeights) -> Errors:
-    """Return what each trial adds to the statistic: the mean over the trials run is the score.
+def trial_costs(weights: LogSNRWeights) -> Callable[[Errors, LogSNRs], Errors]:
+    """Return what a stopping rule adds up for the weighted statistic; the smallest sum wins.
 
-    contribution[b, k, n] = w_m d[b, k, n] R_b / R_bm + bias_k,   R_bm of R_b trials in n's bin m
+    cost[b, k, n] = -(M w_m d[b, k, n] + bias_k)
 
-    A rule that stops on the mean of a population, such as `diffdx.classification.stopping` has,
-    takes the difference of two classes.
+    Each of the M bins is taken to hold an M-th of the trials, which their bounds are made for: how
+    many trials of a bin an image will have is not known when it stops. So the sum over a full run
+    and the statistic may decide differently where they are next to a tie.
 
     Args:
-        errors: Mean squared v errors >= 0; NaN = trial not run.
-        logsnr: log(alpha^2 / sigma^2) of each trial, in nats.
         weights: From `diffdx calibrate`.
-
-    Raises:
-        ValueError: if the weights are those of another number of classes.
     """
-    biases = _biases(errors, weights)
-    differences = error_differences(errors)
-    bins = _bins(logsnr, np.array(weights.edges))
-    run = ~np.isnan(errors).all(axis=1)
-    share = np.ones(bins.shape)
-    for m in range(len(weights.weights)):
-        inside = bins == m
-        trials = (inside & run).sum(axis=1, keepdims=True)
-        share = np.where(inside, run.sum(axis=1, keepdims=True) / np.maximum(trials, 1), share)
-    factor = np.array(weights.weights)[bins] * share
-    contributions: Errors = differences * factor[:, None, :] + biases[None, :, None]
-    return contributions
+    factors, biases = len(weights.weights) * np.array(weights.weights), np.array(weights.biases)
+
+    def costs(errors: Errors, logsnr: LogSNRs) -> Errors:
+        factor = factors[_bins(logsnr, np.array(weights.edges))]
+        found: Errors = -(error_differences(errors) * factor[:, None, :] + biases[:, None])
+        return np.where(np.isinf(errors), np.inf, found)
+
+    return costs
 
 
 def _bins(logsnr: LogSNRs, edges: Edges) -> Int[np.ndarray, "B N"]:

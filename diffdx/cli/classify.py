@@ -7,12 +7,14 @@ import typer
 
 from diffdx.cli import options
 from diffdx.cli.console import EXIT_SOME_FAILED, NOTICE, Reporter
+from diffdx.cli.fitted import fitted_parts
 from diffdx.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from diffdx.backbones.model import DiffusionModel
+    from diffdx.classification.denoising_errors import BatchSizeOption
     from diffdx.data.dataset import Dataset
 
 SHOWN = 20
@@ -28,10 +30,10 @@ def classify(
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials per image.")] = 501,
     bank: Annotated[int, typer.Option(min=1, help="Trials in the bank.")] = 501,
-    rule: Annotated[Literal["vote", "mean"], typer.Option(help="Which rule decides.")] = "vote",
-    space: Annotated[Literal["v", "eps", "x"], typer.Option(help="Space of mean errors.")] = "v",
+    rule: options.Rule = "vote",
+    space: options.Space = "v",
+    prevalence: options.Prevalence = None,
     stop: options.Stop = "none",
-    bound: options.Bound = None,
     budget: Annotated[
         float | None, typer.Option(help="Seconds per image, at least a trial.")
     ] = None,
@@ -64,6 +66,7 @@ def classify(
         from diffdx.classification.runner import ClassifySettings, classify_dataset
         from diffdx.data.readers import open_inputs
 
+        bound, weights = fitted_parts(run, rule=rule, space=space, stop=stop, trials=trials)
         settings = ClassifySettings(
             num_trials=trials,
             bank_size=bank,
@@ -71,10 +74,11 @@ def classify(
             space=space,
             stop=stop,
             bound=bound,
+            weights=weights,
             budget_seconds=budget,
             eliminate=eliminate,
             seed=seed,
-            batch_size="auto" if batch_size == "auto" else _number(batch_size),
+            batch_size=rows_per_call(batch_size),
             device=device,
             precision=precision,
             deterministic=deterministic,
@@ -104,6 +108,11 @@ def classify(
             text = f"{result.n_waiting} images are left to other shards; give them the same --out"
             reporter.result(text, {"out": str(folder), "n_waiting": result.n_waiting})
             return
+        if prevalence is not None or (run / "calibration.json").is_file():
+            from diffdx.uncertainty.annotate import annotate
+
+            for warning in annotate(folder, run, prevalence=prevalence):
+                reporter.warn(warning)
         text = _summary(folder, result.table, result.info)
         reporter.result(text, {"out": str(folder), **result.info})
         if result.n_failed:
@@ -155,7 +164,14 @@ def _limited(dataset: "Dataset", limit: int | None, seed: int) -> "Dataset":
     return dataset.subset([dataset.records[i] for i in sorted(order)])
 
 
-def _number(text: str) -> int:
+def rows_per_call(text: str) -> "BatchSizeOption":
+    """Return the value of `--batch-size`.
+
+    Raises:
+        ConfigError: if it is neither auto nor a positive number.
+    """
+    if text == "auto":
+        return "auto"
     if not text.isdigit() or int(text) < 1:
         raise ConfigError(f"--batch-size {text}: use auto or a number of at least 1")
     return int(text)

@@ -52,8 +52,39 @@ def describe(folder: str, summary: dict[str, Any]) -> str:
         mark = "*" if rule == chosen else " "
         cells = (_cell(scores[name]).rjust(24) for name in METRICS)
         lines.append("".join([f"{mark}{rule}".ljust(12), *cells]))
+    lines += _calibrated(summary["calibration"])
     lines.append(f"* the run's own rule. Brackets: 95% bootstrap by patient. {NOTICE}")
     return "\n".join(lines)
+
+
+def _calibrated(found: dict[str, Any] | None) -> list[str]:
+    """Return what the calibrated columns are worth, as lines of text; none without any."""
+    if found is None:
+        return []
+    deployed = ", ".join(f"{k} {v:.3f}" for k, v in found["prevalence"]["deployed"].items())
+    selective, triage = found["selective"], found["triage"]
+    kept = ", ".join(
+        f"{value:.3f} of the surest {float(share):.0%}"
+        for share, value in selective["accuracy_at"].items()
+    )
+    return [
+        f"probability ({found['method']} of {found['statistic']}, prevalence "
+        f"{found['prevalence']['source']}: {deployed})",
+        f"  ECE {found['ece']:.3f}, uncorrected {found['ece_uncorrected']:.3f}, floor "
+        f"{found['ece_floor']:.3f}; Brier {_cell(found['brier'])}; "
+        f"log loss {_cell(found['log_loss'])}",
+        f"  sets at alpha {found['alpha']:g} cover {_share(found['coverage']['marginal'])} ("
+        + ", ".join(f"{k} {_share(v)}" for k, v in found["coverage"]["per_class"].items())
+        + ")",
+        f"  triage answers {_share(triage['answered'])}: NPV {_share(triage['npv'])}, "
+        f"PPV {_share(triage['ppv'])}",
+        f"  AUROC of uncertainty against error {_share(selective['auroc_error'])}; "
+        f"accuracy {kept}; flagged as foreign {_share(found['ood']['flagged'])}",
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _cell(interval: dict[str, float | None] | None) -> str:

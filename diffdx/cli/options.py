@@ -27,6 +27,19 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only warnings and er
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Tell more on the way.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Plain lines in place of a bar.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Rule = Annotated[
+    Literal["vote", "mean", "weighted"],
+    typer.Option(help="Which rule decides; weighted needs a calibrated run."),
+]
+Space = Annotated[Literal["v", "eps", "x"], typer.Option(help="Space of mean errors.")]
+Prevalence = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the model is used: the positive class's share, or CLASS=SHARE,...; em: "
+        "estimated from the images there; site: with a shift of their scores besides. "
+        "By default that of the calib images."
+    ),
+]
 Positive = Annotated[str | None, typer.Option(help="The class that F1 and AUROC mean.")]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Only the first N images of a seeded shuffle.")
@@ -36,10 +49,6 @@ Stop = Annotated[
     typer.Option(
         help="When an image stops: none, exact, DELTA (its error against all trials), share:WIDTH."
     ),
-]
-Bound = Annotated[
-    float | None,
-    typer.Option(help="Largest difference of errors that a stopping mean rule assumes."),
 ]
 Eliminate = Annotated[
     bool, typer.Option("--eliminate", help="Drop hopeless classes; carries no guarantee.")

@@ -1,22 +1,22 @@
 """`diffdx replay`: a run with fewer trials, another rule or a stop, from its stored errors."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from diffdx.cli import options
 from diffdx.cli.console import NOTICE, Reporter
+from diffdx.cli.fitted import fitted_parts
 
 
 def replay(
     folder: Annotated[Path, typer.Argument(help="Predictions folder of a run without a stop.")],
     out: Annotated[Path, typer.Option(help="Predictions folder to write.")],
     trials: Annotated[int | None, typer.Option(min=1, help="The first so many trials.")] = None,
-    rule: Annotated[Literal["vote", "mean"], typer.Option(help="Which rule decides.")] = "vote",
-    space: Annotated[Literal["v", "eps", "x"], typer.Option(help="Space of mean errors.")] = "v",
+    rule: options.Rule = "vote",
+    space: options.Space = "v",
     stop: options.Stop = "none",
-    bound: options.Bound = None,
     eliminate: options.Eliminate = False,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
@@ -34,13 +34,16 @@ def replay(
         from diffdx.classification.settings import ClassifySettings
 
         facts = facts_of(folder)
+        trials = trials or facts["trials"]
+        bound, weights = fitted_parts(folder, rule=rule, space=space, stop=stop, trials=trials)
         settings = ClassifySettings(
-            num_trials=trials or facts["trials"],
+            num_trials=trials,
             bank_size=facts["bank"],
             rule=rule,
             space=space,
             stop=stop,
             bound=bound,
+            weights=weights,
             eliminate=eliminate,
             overwrite=overwrite,
         )

@@ -1,7 +1,7 @@
 """Reads a predictions folder as `diffdx classify` leaves it; refuses files that contradict."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import pandas as pd
 from diffdx._typing import Errors, Labels, LogSNRs
 from diffdx.classification import predictions
 from diffdx.classification.predictions import PREDICTIONS_FILE
+from diffdx.classification.rules import RULES, WEIGHTED, Decisions, apply_rule
 from diffdx.classification.store import ERRORS_FILE, read_errors
 from diffdx.errors import DataError
+from diffdx.uncertainty.calibration import CALIBRATION_FILE, Calibration, read_calibration, stop_key
 
 SETTINGS = ("classes", "positive", "rule", "space", "trials", "bank", "stop", "seed", "ties")
 """Entries of `classify.json` that every result quotes."""
@@ -31,6 +33,8 @@ class StoredPredictions:
     logsnr: LogSNRs
     n_failed: int
     """Images without a prediction; they are in no array here."""
+    calibration: Calibration | None = None
+    """What its calibrated columns were computed with, if it has any."""
 
     @property
     def classes(self) -> list[str]:
@@ -55,16 +59,36 @@ class StoredPredictions:
         rule = str(self.settings["rule"])
         return f"mean_{self.settings['space']}" if rule == "mean" else rule
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules that can be applied here: `weighted` too where there is a calibration."""
+        return RULES if self.calibration is None else (*RULES, WEIGHTED)
+
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each image; an image whose patient is unknown stands for itself."""
+        rows = zip(self.table["patient_id"], self.table["image_id"], strict=True)
+        return [
+            f"image {image}" if is_blank(patient) else f"patient {patient}"
+            for patient, image in rows
+        ]
+
+    def decide(self, rule: str) -> Decisions:
+        """Return the scores and decisions of one of `rules`, from the stored errors.
+
+        Raises:
+            ValueError: if the rule is unknown or, for `weighted`, there is no calibration.
+        """
+        weights = None if self.calibration is None else self.calibration.probability.weights
+        return apply_rule(
+            rule, self.errors, self.logsnr, ties=self.settings["ties"], weights=weights
+        )
+
     def labelled(self) -> "StoredPredictions":
         """Return only the images whose true class is known."""
         known = self.labels >= 0
-        return StoredPredictions(
-            self.folder,
-            self.settings,
-            self.table[known],
-            self.errors[known],
-            self.logsnr[known],
-            self.n_failed,
+        return replace(
+            self, table=self.table[known], errors=self.errors[known], logsnr=self.logsnr[known]
         )
 
 
@@ -79,7 +103,7 @@ def read_predictions(folder: Path) -> StoredPredictions:
         DataError: if a file is missing, or if the files contradict each other (other images, other
             classes, an unknown label): numbers from such a folder would describe no run that ever
             happened.
-        CheckpointError: if a table is damaged.
+        CheckpointError: if a table or the calibration is damaged.
     """
     settings = _read_settings(folder / "classify.json")
     classes = settings["classes"]
@@ -99,7 +123,31 @@ def read_predictions(folder: Path) -> StoredPredictions:
         errors,
         logsnr,
         len(everything) - len(table),
+        _read_calibration(folder, settings, table),
     )
+
+
+def is_blank(entry: Any) -> bool:
+    """Return whether a text cell of a table is empty."""
+    return bool(pd.isna(entry)) or entry == ""
+
+
+def _read_calibration(
+    folder: Path, settings: dict[str, Any], table: pd.DataFrame
+) -> Calibration | None:
+    """Return the folder's own calibration, which explains its calibrated columns."""
+    stored = read_calibration(folder)
+    if stored is None:
+        return None
+    columns = [f"prob_{name}" for name in settings["classes"]]
+    entry = stored.find(stop_key(settings), settings["trials"])
+    fits = stored.model_sha256 == settings.get("model_sha256") and entry is not None
+    if not fits or not set(columns) <= set(table):
+        raise DataError(
+            f"{folder / CALIBRATION_FILE} (model_sha256, by_stop) is not what made this folder's "
+            f"predictions (columns {', '.join(columns)}); remove it, or classify again"
+        )
+    return entry
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

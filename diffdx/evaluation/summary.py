@@ -1,32 +1,34 @@
 """Scores a predictions folder and writes `summary.json`: the numbers that every report quotes.
 
 Only `errors.parquet` decides: each rule is recomputed from it, so the rules are compared on the
-same trials and no network is called. Intervals are 95% percentile bootstraps by patient, with the
-same resamples for all rules.
+same trials and no network is called. The probabilities of a calibrated folder are scored as well.
+Intervals are 95% percentile bootstraps by patient, with the same resamples for all rules.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
 from diffdx._files import write_json
 from diffdx._typing import Labels
-from diffdx.classification.rules import RULES, Decisions, apply_rule
+from diffdx.classification.rules import Decisions
 from diffdx.classification.voting import count_tied_trials
 from diffdx.errors import DataError
-from diffdx.evaluation.predictions import SETTINGS, StoredPredictions, read_predictions
+from diffdx.evaluation.calibrated import EXCHANGEABLE, bootstrap, calibration_summary
+from diffdx.evaluation.predictions import (
+    SETTINGS,
+    StoredPredictions,
+    is_blank,
+    read_predictions,
+)
 from diffdx.metrics import (
-    Interval,
     accuracy,
     auroc,
     balanced_accuracy,
-    bootstrap_by_patient,
     class_recalls,
     confusion_matrix,
     f1,
@@ -60,19 +62,23 @@ def evaluate_predictions(folder: Path, *, n_resamples: int = 1000, seed: int = 0
             be recomputed from the errors alone.
     """
     stored = read_predictions(folder)
-    if stored.rule not in RULES:
+    if stored.rule not in stored.rules:
         raise DataError(
             f"{folder}/classify.json: rule {stored.rule!r} cannot be recomputed from errors; "
-            f"classify with one of {', '.join(RULES)}"
+            f"classify with one of {', '.join(stored.rules)}"
         )
     known = stored.labelled()
-    by_rule, own = _score_rules(known, n_resamples, seed)
+    resamples = None
+    if not known.table.empty:
+        resamples = patient_resamples(known.patients, n_resamples=n_resamples, seed=seed)
+    by_rule, own = _score_rules(known, resamples)
     summary = {
         **_counts(stored, known),
         **{key: stored.settings[key] for key in SETTINGS},
         **by_rule[stored.rule],
         **own,
         "by_rule": by_rule,
+        "calibration": None if resamples is None else calibration_summary(known, resamples),
         "nfe": _evaluations(stored),
         **{key: stored.settings.get(key) for key in _COST},
         "bootstrap": {"resamples": n_resamples, "seed": seed, "unit": "patient"},
@@ -90,27 +96,22 @@ def _counts(stored: StoredPredictions, known: StoredPredictions) -> Json:
         "n": classified + stored.n_failed,
         "n_failed": stored.n_failed,
         "n_unlabelled": classified - len(known.table),
-        "n_ties": int(_decide(stored, stored.rule).tied.sum()) if any_classified else 0,
+        "n_ties": int(stored.decide(stored.rule).tied.sum()) if any_classified else 0,
         "n_tied_trials": int(count_tied_trials(stored.errors).sum()) if any_classified else 0,
     }
 
 
-def _decide(stored: StoredPredictions, rule: str) -> Decisions:
-    return apply_rule(rule, stored.errors, stored.logsnr, ties=stored.settings["ties"])
-
-
-def _score_rules(known: StoredPredictions, n_resamples: int, seed: int) -> tuple[Json, Json]:
+def _score_rules(known: StoredPredictions, resamples: _Resamples | None) -> tuple[Json, Json]:
     """The four metrics of each rule, and the confusion table and recalls of the run's own."""
-    if known.table.empty:
+    if resamples is None:
         nothing = dict.fromkeys(METRICS)
-        return {rule: dict(nothing) for rule in RULES}, {"recall": None, "confusion": None}
-    resamples = patient_resamples(_patients(known), n_resamples=n_resamples, seed=seed)
-    decided = {rule: _decide(known, rule) for rule in RULES}
+        return {rule: dict(nothing) for rule in known.rules}, {"recall": None, "confusion": None}
+    decided = {rule: known.decide(rule) for rule in known.rules}
     y, classes = known.labels, known.classes
-    by_rule = {rule: _score(y, decided[rule], known.positive, resamples) for rule in RULES}
+    by_rule = {rule: _score(y, decided[rule], known.positive, resamples) for rule in known.rules}
     y_hat = decided[known.rule].y_hat
     recalls = [
-        _bootstrap(partial(_recall, y, y_hat, len(classes), k), resamples)
+        bootstrap(partial(_recall, y, y_hat, len(classes), k), resamples)
         for k in range(len(classes))
     ]
     counts = confusion_matrix(y, y_hat, num_classes=len(classes)).astype(int)
@@ -129,35 +130,13 @@ def _score(y: Labels, decisions: Decisions, positive: int | None, resamples: _Re
         "f1": partial(f1, y, y_hat, num_classes=num_classes, positive=positive),
         "auroc": partial(auroc, y, decisions.scores, positive=positive),
     }
-    return {name: _bootstrap(metric, resamples) for name, metric in metrics.items()}
+    return {name: bootstrap(metric, resamples) for name, metric in metrics.items()}
 
 
 def _recall(
     y: Labels, y_hat: Labels, num_classes: int, k: int, *, weights: Float[np.ndarray, "n"]
 ) -> float:
     return float(class_recalls(y, y_hat, num_classes=num_classes, weights=weights)[k])
-
-
-def _bootstrap(metric: Callable[..., float], resamples: _Resamples) -> Json | None:
-    interval = bootstrap_by_patient(lambda weights: metric(weights=weights), resamples)
-    return None if math.isnan(interval.value) else _as_json(interval)
-
-
-def _as_json(interval: Interval) -> Json:
-    bounds = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return {name: None if math.isnan(number) else number for name, number in bounds.items()}
-
-
-def _patients(stored: StoredPredictions) -> list[str]:
-    """The patient of each image; an image whose patient is unknown stands for itself."""
-    rows = zip(stored.table["patient_id"], stored.table["image_id"], strict=True)
-    return [
-        f"image {image}" if _is_blank(patient) else f"patient {patient}" for patient, image in rows
-    ]
-
-
-def _is_blank(entry: str | float | None) -> bool:
-    return bool(pd.isna(entry)) or entry == ""
 
 
 def _evaluations(stored: StoredPredictions) -> Json:
@@ -175,20 +154,20 @@ def _evaluations(stored: StoredPredictions) -> Json:
 
 
 def _warnings(stored: StoredPredictions, known: StoredPredictions) -> list[str]:
-    found = []
+    found = [] if stored.calibration is None else [EXCHANGEABLE, *stored.calibration.warnings]
     absent = [name for k, name in enumerate(known.classes) if not (known.labels == k).any()]
     if known.table.empty:
         found.append("No classified image has a label, so there are no metrics.")
     elif absent:
         names = ", ".join(absent)
         found.append(f"No image of class {names}: metrics that need every class are null.")
-    blank = sum(map(_is_blank, known.table["patient_id"]))
+    blank = sum(map(is_blank, known.table["patient_id"]))
     if blank:
         found.append(
             f"{blank} images have no patient: each counts as one; intervals may be narrow."
         )
     if not stored.table.empty:
-        names_now = np.array(stored.classes, dtype=object)[_decide(stored, stored.rule).y_hat]
+        names_now = np.array(stored.classes, dtype=object)[stored.decide(stored.rule).y_hat]
         changed = int((names_now != stored.table["prediction"].to_numpy(dtype=object)).sum())
         if changed:
             found.append(

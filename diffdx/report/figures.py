@@ -10,19 +10,19 @@ from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffdx.classification.rules import RULES, apply_rule
 from diffdx.classification.voting import majority_vote, vote_share
 from diffdx.evaluation import StoredPredictions, by_trials, true_share_by_logsnr
 from diffdx.metrics import roc_curve
 from diffdx.uncertainty import selective_accuracy, vote_entropy
 
 # Okabe and Ito's palette: told apart under the common colour-vision deficiencies and in print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _RULE_NAMES = {
     "vote": "vote",
     "mean_v": "mean, v error",
     "mean_eps": "mean, eps error",
     "mean_x": "mean, x error",
+    "weighted": "weighted by log-SNR",
 }
 _DIFFERENCE_LIMIT = 0.5
 """Colour scale of difference maps, in model range (-1 to 1); fixed, so that maps compare."""
@@ -52,16 +52,16 @@ def roc_figure(stored: StoredPredictions) -> Figure:
     With more than two classes and no positive one: one curve per class against the rest, by the
     run's own rule.
     """
-    figure, (axes,) = _panels(1, width=4.6, height=4.4)
+    figure, (axes,) = panels(1, width=4.6, height=4.4)
     y = stored.labels
     if stored.positive is None:
         curves = [(stored.rule, k, name) for k, name in enumerate(stored.classes)]
     else:
-        curves = [(rule, stored.positive, _RULE_NAMES[rule]) for rule in RULES]
+        curves = [(rule, stored.positive, _RULE_NAMES[rule]) for rule in stored.rules]
     for (rule, k, name), colour in zip(curves, _cycle(len(curves)), strict=True):
-        made = apply_rule(rule, stored.errors, stored.logsnr, ties=stored.settings["ties"])
+        made = stored.decide(rule)
         fpr, tpr = roc_curve(y == k, made.scores[:, k])
-        axes.plot(fpr, tpr, color=colour, label=_plain(name), lw=1.8)
+        axes.plot(fpr, tpr, color=colour, label=plain(name), lw=1.8)
         axes.plot(
             np.mean(made.y_hat[y != k] == k),
             np.mean(made.y_hat[y == k] == k),
@@ -77,7 +77,7 @@ def roc_figure(stored: StoredPredictions) -> Figure:
 
 def share_figure(stored: StoredPredictions) -> Figure:
     """Draw each class's images over the vote share (of the positive class, else their own)."""
-    figure, (axes,) = _panels(1)
+    figure, (axes,) = panels(1)
     share = vote_share(majority_vote(stored.errors, ties=stored.settings["ties"]))
     for k, colour in enumerate(_cycle(len(stored.classes))):
         shown = share[stored.labels == k, k if stored.positive is None else stored.positive]
@@ -87,18 +87,18 @@ def share_figure(stored: StoredPredictions) -> Figure:
             range=(0, 1),
             color=colour,
             alpha=0.55,
-            label=_plain(f"labelled {stored.classes[k]}"),
+            label=plain(f"labelled {stored.classes[k]}"),
         )
     of = "the labelled class" if stored.positive is None else stored.classes[stored.positive]
-    axes.set(xlabel=_plain(f"vote share of {of}"), ylabel="images")
+    axes.set(xlabel=plain(f"vote share of {of}"), ylabel="images")
     axes.legend(frameon=False)
     return figure
 
 
 def trials_figure(stored: StoredPredictions) -> Figure:
     """Draw accuracy and AUROC against trials, by vote and by mean v error (paper Fig. 2)."""
-    figure, (left, right) = _panels(2)
-    for rule, colour in zip(("vote", "mean_v"), _COLOURS, strict=False):
+    figure, (left, right) = panels(2)
+    for rule, colour in zip(("vote", "mean_v"), COLOURS, strict=False):
         counts, accuracies, areas = by_trials(stored, rule)
         left.semilogx(counts, accuracies, color=colour, marker=".", label=_RULE_NAMES[rule])
         right.semilogx(counts, areas, color=colour, marker=".", label=_RULE_NAMES[rule])
@@ -109,16 +109,27 @@ def trials_figure(stored: StoredPredictions) -> Figure:
 
 
 def uncertainty_figure(stored: StoredPredictions) -> Figure:
-    """Draw accuracy as uncertain images are taken out (paper Fig. 3), and entropies (Fig. 9)."""
-    figure, (left, right) = _panels(2)
-    made = apply_rule(stored.rule, stored.errors, stored.logsnr, ties=stored.settings["ties"])
-    correct = made.y_hat == stored.labels
+    """Draw accuracy as uncertain images are taken out (paper Fig. 3, 8), and entropies (Fig. 9).
+
+    By the entropy of the vote; and, where images have probabilities, by the largest of them.
+    """
+    figure, (left, right) = panels(2)
+    correct = stored.decide(stored.rule).y_hat == stored.labels
     entropy = vote_entropy(vote_share(majority_vote(stored.errors, ties=stored.settings["ties"])))
-    curve = selective_accuracy(correct, entropy)
-    # The last few images are too few for an accuracy; their swings would set the scale.
-    shown = curve.removed <= 1 - min(1.0, 10 / len(correct))
-    left.plot(curve.removed[shown], curve.accuracy[shown], color=_COLOURS[0])
+    orders = {f"{_RULE_NAMES[stored.rule]}, by the vote's entropy": (correct, entropy)}
+    if stored.calibration is not None:
+        prob = stored.table[[f"prob_{name}" for name in stored.classes]].to_numpy(dtype=np.float64)
+        orders["calibrated probability"] = (
+            prob.argmax(axis=1) == stored.labels,
+            1 - prob.max(axis=1),
+        )
+    for (name, order), colour in zip(orders.items(), COLOURS, strict=False):
+        curve = selective_accuracy(*order)
+        # The last few images are too few for an accuracy; their swings would set the scale.
+        shown = curve.removed <= 1 - min(1.0, 10 / len(correct))
+        left.plot(curve.removed[shown], curve.accuracy[shown], color=colour, label=name)
     left.set(xlabel="fraction filtered out, most uncertain first", ylabel="accuracy of the rest")
+    left.legend(frameon=False)
     right.boxplot([entropy[correct], entropy[~correct]], tick_labels=["right", "wrong"], widths=0.5)
     right.set(ylabel="entropy of the vote (bits)")
     return figure
@@ -126,7 +137,7 @@ def uncertainty_figure(stored: StoredPredictions) -> Figure:
 
 def logsnr_figure(stored: StoredPredictions) -> Figure:
     """Draw the share of right votes against log-SNR: which noise level tells the classes apart."""
-    figure, (axes,) = _panels(1)
+    figure, (axes,) = panels(1)
     centres, shares = true_share_by_logsnr(stored)
     for k, colour in enumerate(_cycle(len(stored.classes))):
         axes.plot(
@@ -134,7 +145,7 @@ def logsnr_figure(stored: StoredPredictions) -> Figure:
             shares[k],
             color=colour,
             marker=".",
-            label=_plain(f"labelled {stored.classes[k]}"),
+            label=plain(f"labelled {stored.classes[k]}"),
         )
     axes.axhline(1 / len(stored.classes), color="0.7", lw=1, ls=":")
     axes.set(
@@ -148,34 +159,40 @@ def logsnr_figure(stored: StoredPredictions) -> Figure:
 
 def counterfactual_figure(shown: Counterfactual) -> Figure:
     """Draw an image, its factual and counterfactual, and the difference of these two."""
-    figure, panels = _panels(4, width=2.6, height=2.7)
+    figure, columns = panels(4, width=2.6, height=2.7)
     pictures = (shown.original, shown.factual, shown.counterfactual)
     titles = ("original", f"as {shown.source}", f"as {shown.target}")
-    for axes, picture, title in zip(panels, pictures, titles, strict=False):
+    for axes, picture, title in zip(columns, pictures, titles, strict=False):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(_plain(title), fontsize=9)
+        axes.set_title(plain(title), fontsize=9)
     limit = _DIFFERENCE_LIMIT
-    drawn = panels[3].imshow(shown.difference, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    panels[3].set_title("difference", fontsize=9)
-    figure.colorbar(drawn, ax=panels[3], shrink=0.8, extend="both")
-    for axes in panels:
+    drawn = columns[3].imshow(shown.difference, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    columns[3].set_title("difference", fontsize=9)
+    figure.colorbar(drawn, ax=columns[3], shrink=0.8, extend="both")
+    for axes in columns:
         axes.set_axis_off()
     return figure
 
 
-def _panels(count: int, *, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """A figure outside pyplot, so that drawing leaves no global state."""
+def panels(count: int, *, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    """Return a figure outside pyplot, so that drawing leaves no global state, and its panels.
+
+    Args:
+        count: Panels side by side.
+        width: Of a panel, in inches.
+        height: In inches.
+    """
     figure = Figure(figsize=(width * count, height), layout="constrained")
-    panels = [figure.add_subplot(1, count, i + 1) for i in range(count)]
-    for axes in panels:
+    columns = [figure.add_subplot(1, count, i + 1) for i in range(count)]
+    for axes in columns:
         axes.spines[["top", "right"]].set_visible(False)
-    return figure, panels
+    return figure, columns
 
 
 def _cycle(count: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
-def _plain(text: str) -> str:
-    """A class name is text, not mathematics: an unbalanced $ would end the drawing."""
+def plain(text: str) -> str:
+    """Return a text whose $ is no mathematics: an unbalanced one would end the drawing."""
     return text.replace("$", r"\$")

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from diffdx.classification.rules import apply_rule
 from diffdx.classification.voting import majority_vote, vote_share
 from diffdx.evaluation import StoredPredictions
 from diffdx.uncertainty import vote_entropy
@@ -15,7 +14,7 @@ def pick_gallery(stored: StoredPredictions, *, each: int = 4) -> list[tuple[str,
     ones, most certain first; then the most uncertain of the rest. Certain means small vote
     entropy; equals keep the order of the table. Unlabelled images only appear as uncertain.
     """
-    decided = apply_rule(stored.rule, stored.errors, stored.logsnr, ties=stored.settings["ties"])
+    decided = stored.decide(stored.rule)
     share = vote_share(majority_vote(stored.errors, ties=stored.settings["ties"]))
     entropy = vote_entropy(share)
     labels = stored.labels

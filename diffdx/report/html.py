@@ -22,7 +22,7 @@ from diffdx._files import write_text
 from diffdx.errors import DataError
 from diffdx.evaluation import StoredPredictions, read_predictions
 from diffdx.evaluation.summary import RESEARCH_USE_ONLY
-from diffdx.report import figures, tables
+from diffdx.report import calibration_figures, figures, tables
 from diffdx.report.figures import Counterfactual
 
 Picture = bytes | UInt8[np.ndarray, "H W"] | UInt8[np.ndarray, "H W 3"]
@@ -44,6 +44,21 @@ _FIGURES = (
         figures.logsnr_figure,
         "Share of trials that vote for the labelled class, by noise level; dotted: chance.",
     ),
+)
+_CALIBRATED_FIGURES = (
+    (
+        calibration_figures.reliability_figure,
+        "Left: how often the class is true where its probability is so large; dotted: as claimed. "
+        "Right: the probabilities.",
+    ),
+    (
+        calibration_figures.gate_figure,
+        "Out-of-distribution gate: p values, before any class is named.",
+    ),
+)
+_DECISION_FIGURE = (
+    calibration_figures.decision_figure,
+    "Net benefit: true positives per image, less false ones at the odds of the threshold.",
 )
 
 
@@ -74,6 +89,7 @@ def write_report(
         tables.run_table(summary),
         tables.rule_table(summary),
         tables.confusion_table(summary),
+        tables.calibration_table(summary),
         _figures(read_predictions(folder).labelled()),
         _gallery(gallery),
         _counterfactuals(counterfactuals),
@@ -90,8 +106,11 @@ def write_report(
 def _figures(known: StoredPredictions) -> str:
     if len(set(known.labels)) < 2:
         return "<h2>Figures</h2><p>None: they compare images of at least two labelled classes.</p>"
-    drawn = ""
-    for draw, caption in _FIGURES:
+    drawn, chosen = "", [*_FIGURES]
+    if known.calibration is not None:
+        chosen += _CALIBRATED_FIGURES
+        chosen += [_DECISION_FIGURE] if known.positive is not None else []
+    for draw, caption in chosen:
         figure = draw(known)
         drawn += _shown(_encoded(figure), caption, is_wide=len(figure.axes) > 1)
     return f'<h2>Figures</h2><div class="figures">{drawn}</div>'

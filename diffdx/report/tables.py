@@ -43,6 +43,27 @@ _RUN_ROWS: dict[Place, str] = {
     ("precision",): "precision",
     ("model_sha256",): "model (SHA-256)",
 }
+_CALIBRATION_ROWS: dict[Place, str] = {
+    ("method",): "calibrator",
+    ("statistic",): "of the statistic",
+    ("prevalence", "source"): "prevalence",
+    ("ece",): "calibration error (ECE)",
+    ("ece_uncorrected",): "ECE before the prevalence correction",
+    ("ece_floor",): "ECE that perfect probabilities would show on so few images",
+    ("brier",): "Brier score",
+    ("log_loss",): "log loss (nats)",
+    ("selective", "auroc_error"): "AUROC of the uncertainty against error",
+    ("selective", "aurc"): "area under the risk-coverage curve",
+    ("alpha",): "conformal sets: share of misses allowed",
+    ("coverage", "marginal"): "conformal sets: share that holds the truth",
+    ("coverage", "empty"): "conformal sets: empty, to be referred",
+    ("coverage", "single"): "conformal sets: of one class",
+    ("triage", "answered"): "triage: share answered",
+    ("triage", "ppv"): "triage: right among those ruled in",
+    ("triage", "npv"): "triage: right among those ruled out",
+    ("triage", "accuracy"): "triage: right among those answered",
+    ("ood", "flagged"): "flagged as out of distribution",
+}
 
 
 def headline(summary: Json) -> str:
@@ -90,6 +111,39 @@ def confusion_table(summary: Json) -> str:
         rows.append(_head([label]) + "".join(map(_cell, cells)))
     head = ["label", *(f"predicted {name}" for name in classes), "recall"]
     return f"<h2>Right and wrong by class</h2>{_table(head, rows)}"
+
+
+def calibration_table(summary: Json) -> str:
+    """Return what probabilities, sets, triage and gate are worth; empty if there are none."""
+    found = summary.get("calibration")
+    if found is None:
+        return ""
+    rows = {("calibration", *place): name for place, name in _CALIBRATION_ROWS.items()}
+    for label in found["coverage"]["per_class"]:
+        name = f"conformal sets: share that holds the truth, label {label}"
+        rows["calibration", "coverage", "per_class", label] = name
+    for kept in found["selective"]["accuracy_at"]:
+        rows["calibration", "selective", "accuracy_at", kept] = (
+            f"accuracy of the surest {float(kept):.0%}"
+        )
+    for answer in found["triage"]["n"]:
+        rows["calibration", "triage", "n", answer] = f"triage: images, {answer}"
+    order = [place[0] for place in _CALIBRATION_ROWS]
+    together = sorted(rows.items(), key=lambda row: order.index(row[0][1]))
+    return (
+        "<h2>Probabilities, sets and triage</h2>"
+        "<p>The guarantees assume images exchangeable with the calibration images; on any others "
+        "the figures are measured, not promised. Refer whatever is flagged.</p>"
+        + _table([], [_head([name]) + _cell(_measured(summary, at)) for at, name in together])
+    )
+
+
+def _measured(summary: Json, place: Place) -> str:
+    """A number, or a value with its bounds; a dash where it does not exist."""
+    found = _look_up(summary, place)
+    if found is None or isinstance(found, dict):
+        return " ".join(_interval(summary, place))
+    return _entry(summary, place, ".3f")
 
 
 def _table(head: Sequence[str], rows: Sequence[str]) -> str:

@@ -8,17 +8,14 @@ which is 0 if all trials agree and log2 K if the classes share evenly.
 
 The share is an effect size, not a calibrated probability: 60% of 501 votes lies 4.5 standard errors
 from a tie, and says nothing yet about how often such images are classified rightly. What entropy is
-worth is therefore measured: the accuracy of the images that remain after the most uncertain have
-been taken out (paper Fig. 3 and 8).
+worth is therefore measured: see `selective`.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.special import betaincinv
 
-from diffdx._typing import VoteShare
+from diffdx._typing import Errors, VoteShare
 from diffdx.classification.voting import vote_entropy as vote_entropy
 
 
@@ -26,6 +23,32 @@ def vote_margin(share: VoteShare) -> Float[np.ndarray, "B"]:
     """Return the lead of the first class over the second, in votes per trial, 0 (tie) to 1."""
     second, first = np.sort(share, axis=1)[:, -2:].T
     return np.asarray(first - second)
+
+
+def margin_variance(errors: Errors) -> Float[np.ndarray, "B"]:
+    """Return the variance over the trials of the lead of an image's best class.
+
+    d[n] = errors[second, n] - errors[best, n];   sum_n (d[n] - mean d)^2 / (N - 1)
+
+    with best and second the classes of smallest mean error. Divided by the number of trials, it is
+    the squared standard error of the mean rule's margin.
+
+    Args:
+        errors: Mean squared errors; NaN under every class of a trial that was not run, inf under an
+            eliminated class. A trial counts where both classes were evaluated.
+
+    Returns:
+        Squared unit of the errors; nan with fewer than two such trials.
+    """
+    total = np.where(np.isnan(errors), 0, errors).sum(axis=2, dtype=np.float64)
+    best, second = np.argsort(total, axis=1, kind="stable")[:, :2].T
+    image = np.arange(len(errors))
+    lead = errors[image, second].astype(np.float64) - errors[image, best]
+    counted = np.isfinite(lead)
+    trials = counted.sum(axis=1)
+    mean = np.where(counted, lead, 0).sum(axis=1) / np.maximum(trials, 1)
+    squares = np.where(counted, lead - mean[:, None], 0) ** 2
+    return np.where(trials > 1, squares.sum(axis=1) / np.maximum(trials - 1, 1), np.nan)
 
 
 def share_interval(
@@ -55,39 +78,3 @@ def share_interval(
     low = np.where(votes == 0, 0.0, betaincinv(a, b, tail))
     high = np.where(votes == trials, 1.0, betaincinv(a, b, 1 - tail))
     return low, high
-
-
-@dataclass(frozen=True)
-class SelectiveAccuracy:
-    """Accuracy of the most certain images: point i keeps all but the i most uncertain of n."""
-
-    removed: Float[np.ndarray, "n"]
-    """Fraction taken out, 0 to (n - 1) / n, ascending."""
-    accuracy: Float[np.ndarray, "n"]
-    """Accuracy of those kept."""
-
-
-def selective_accuracy(
-    correct: Bool[np.ndarray, "n"], uncertainty: Float[np.ndarray, "n"]
-) -> SelectiveAccuracy:
-    """Return accuracy against the fraction of images filtered out (paper Fig. 3 and 8).
-
-    Images of equal uncertainty have no order, so each counts with the accuracy of its group: the
-    expectation over all orders, and the same curve however the images are listed.
-
-    Args:
-        correct: Whether each image was classified rightly.
-        uncertainty: Larger = less certain, any unit; no nan.
-
-    Raises:
-        ValueError: if there is no image or an uncertainty is nan, since it could not be ranked.
-    """
-    if len(correct) == 0 or np.isnan(uncertainty).any():
-        raise ValueError(
-            "selective accuracy needs at least one image and no nan among the uncertainties"
-        )
-    _, group, size = np.unique(uncertainty, return_inverse=True, return_counts=True)
-    expected = np.bincount(group, weights=correct)[group] / size[group]
-    kept = np.arange(1, len(correct) + 1)
-    accuracy = np.cumsum(expected[np.argsort(group, kind="stable")]) / kept
-    return SelectiveAccuracy(removed=1 - kept[::-1] / len(correct), accuracy=accuracy[::-1])

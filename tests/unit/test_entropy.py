@@ -1,10 +1,10 @@
-"""Entropy, margin and intervals of a vote, and what filtering by uncertainty does to accuracy."""
+"""Entropy, margin and intervals of a vote, and how much its trials vary."""
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from diffdx.uncertainty import selective_accuracy, share_interval, vote_entropy, vote_margin
+from diffdx.uncertainty import margin_variance, share_interval, vote_entropy, vote_margin
 
 
 def test_entropy_and_margin_at_known_shares() -> None:
@@ -43,29 +43,20 @@ def test_interval_refuses_impossible_counts_and_levels() -> None:
         share_interval(np.array([1.0]), np.array([2.0]), level=95.0)
 
 
-def test_selective_accuracy_against_a_loop() -> None:
-    rng = np.random.default_rng(0)
-    correct, uncertainty = rng.random(50) < 0.7, rng.random(50)
-    curve = selective_accuracy(correct, uncertainty)
-    for i in range(50):
-        kept = np.argsort(uncertainty)[: 50 - i]
-        assert curve.removed[i] == pytest.approx(i / 50)
-        assert curve.accuracy[i] == pytest.approx(correct[kept].mean())
+def test_several_classes_compare_the_first_two() -> None:
+    share = np.array([[0.5, 0.2, 0.3], [1 / 3, 1 / 3, 1 / 3]])
+    np.testing.assert_allclose(vote_margin(share), [0.2, 0.0])
 
 
-def test_images_of_equal_uncertainty_have_no_order() -> None:
-    correct = np.array([True, False, True, True, False, True])
-    uncertainty = np.array([0.2, 0.2, 0.2, 0.9, 0.9, 0.1])
-    curve = selective_accuracy(correct, uncertainty)
-    np.testing.assert_allclose(
-        curve.accuracy, selective_accuracy(correct[::-1], uncertainty[::-1]).accuracy
+def test_margin_variance_by_hand() -> None:
+    errors = np.array(
+        [
+            [[1.0, 2.0, 3.0], [2.0, 5.0, 7.0], [9.0, 9.0, 9.0]],  # leads 1, 3, 4
+            [[1.0, 2.0, np.nan], [9.0, 9.0, np.nan], [2.0, 5.0, np.nan]],  # leads 1, 3
+            [[1.0, np.nan, np.nan], [2.0, np.nan, np.nan], [3.0, np.nan, np.nan]],  # one trial
+            [[1.0, 2.0, 3.0], [np.inf, np.inf, np.inf], [2.0, 5.0, 7.0]],  # one class eliminated
+        ]
     )
-    # Kept, most certain first: 1; then three images with 2/3 each; then two with 1/2 each.
     np.testing.assert_allclose(
-        curve.accuracy[::-1], np.cumsum([1, 2 / 3, 2 / 3, 2 / 3, 1 / 2, 1 / 2]) / np.arange(1, 7)
+        margin_variance(errors), [np.var([1, 3, 4], ddof=1), 2.0, np.nan, np.var([1, 3, 4], ddof=1)]
     )
-
-
-def test_selective_accuracy_refuses_what_it_cannot_rank() -> None:
-    with pytest.raises(ValueError, match="at least one image"):
-        selective_accuracy(np.array([True]), np.array([np.nan]))

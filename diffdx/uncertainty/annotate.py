@@ -1,0 +1,157 @@
+"""The calibrated columns of a prediction table: added to a folder that `classify` has written.
+
+    prob_<class>           probability at the deployed prevalence
+    share_low, share_high  95% bounds of the predicted class's vote share: of what endlessly many
+                           trials would give, or for a stopped image the full run
+    set                    conformal set of classes; {} = none fits, refer
+    triage                 rule-in, rule-out or refer (answer or refer for several classes)
+    ood_p_value, ood       how well the errors fit the calib images', and whether too badly
+
+Nothing is computed from a calibration of another model, stopping rule or number of trials: a vote
+share means another thing there. The folder gets a `calibration.json` of its own, the entry that was
+used, so that its columns stay explained when the run is calibrated again.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from diffdx._typing import Errors, LogSNRs
+from diffdx.classification.predictions import read_predictions, write_predictions
+from diffdx.classification.stopping import share_interval as full_run_interval
+from diffdx.classification.store import ERRORS_FILE, read_errors
+from diffdx.classification.voting import Ties, count_trials, majority_vote, vote_share
+from diffdx.uncertainty.calibration import (
+    CALIBRATION_FILE,
+    Calibration,
+    CalibrationFile,
+    read_calibration,
+    stop_key,
+)
+from diffdx.uncertainty.conformal import set_texts
+from diffdx.uncertainty.deployment import Deployment, find_deployment
+from diffdx.uncertainty.entropy import share_interval
+from diffdx.uncertainty.prevalence import parse_prevalence
+
+_COLUMNS = ("share_low", "share_high", "set", "triage", "ood_p_value", "ood")
+
+
+def annotate(folder: Path, run: Path, *, prevalence: str | None = None) -> list[str]:
+    """Add the calibrated columns to a predictions folder; return warnings for its reader.
+
+    Without a calibration that fits, columns of an earlier one are removed and a warning names the
+    command that makes it.
+
+    Args:
+        folder: Written by `diffdx classify`.
+        run: The run that classified, whose `calibration.json` is used.
+        prevalence: `em`, `site`, or class shares as `--prevalence` takes them; None takes what the
+            calibration says.
+
+    Raises:
+        ConfigError: if the prevalence names no shares of these classes, or is `site` and the
+            calibration reads votes.
+        CheckpointError: if the calibration or a table is damaged.
+    """
+    settings = json.loads((folder / "classify.json").read_text(encoding="utf-8"))
+    stored = read_calibration(run)
+    entry = None if stored is None else stored.find(stop_key(settings), settings["trials"])
+    table = read_predictions(folder)
+    classes = list(settings["classes"])
+    table = table.drop(columns=[*_COLUMNS, *_prob_columns(classes)], errors="ignore")
+    why_not = _mismatch(stored, entry, settings, run)
+    if stored is None or entry is None or why_not:
+        (folder / CALIBRATION_FILE).unlink(missing_ok=True)
+        write_predictions(table, folder)
+        return [why_not]
+    if prevalence is not None:
+        shares = parse_prevalence(prevalence, classes, settings["positive"])
+        entry = dataclasses.replace(entry, prevalence=shares)
+    image_ids, errors, logsnr = read_errors(folder / ERRORS_FILE, classes)
+    deployed, warnings = find_deployment(entry, errors, logsnr)
+    columns = _columns(entry, classes, settings, deployed, errors, logsnr)
+    columns["image_id"] = pd.array(image_ids, dtype="string")
+    merged = table.merge(pd.DataFrame(columns), on="image_id", how="left", validate="one_to_one")
+    write_predictions(_in_order(merged, classes), folder)
+    used = dataclasses.replace(stored, by_stop={entry.stop: entry})
+    used.write(folder, deployed=dataclasses.asdict(deployed))
+    return warnings
+
+
+def _mismatch(
+    stored: CalibrationFile | None, entry: Calibration | None, settings: dict[str, Any], run: Path
+) -> str:
+    """Why the run's calibration says nothing about these predictions; empty if it does."""
+    stop, trials = settings["stop"], settings["trials"]
+    command = f"diffdx calibrate {run} DATA --trials {trials} --stop {stop}"
+    if settings["rule"] == "mean" and stop != "none":
+        command += f" --rule mean --space {settings['space']}"
+    if settings.get("eliminate") or settings.get("budget_seconds") is not None:
+        return (
+            "with --eliminate or --budget the number of trials follows no rule that could be "
+            "calibrated, so there are no probabilities; classify without them"
+        )
+    if stored is None:
+        return f"{run} is not calibrated, so there are no probabilities; run `{command}`"
+    if stored.model_sha256 != settings["model_sha256"]:
+        return f"{run / CALIBRATION_FILE} is of another model; run `{command}`"
+    if entry is None:
+        known = ", ".join(f"{e.stop} with {e.trials} trials" for e in stored.by_stop.values())
+        return (
+            f"{run / CALIBRATION_FILE}: by_stop has {known}, but not {stop_key(settings)} with "
+            f"{trials} trials, so there are no probabilities; run `{command}`"
+        )
+    return ""
+
+
+def _columns(
+    entry: Calibration,
+    classes: list[str],
+    settings: dict[str, Any],
+    deployed: Deployment,
+    errors: Errors,
+    logsnr: LogSNRs,
+) -> dict[str, Any]:
+    own = entry.probability.probabilities(errors, logsnr, shift=deployed.shift)
+    prob = deployed.correct(own, entry.prior)
+    foreign = entry.gate.flags(errors, logsnr)
+    share = vote_share(majority_vote(errors, ties=entry.probability.ties))
+    low, high = _share_bounds(errors, settings["ties"], stopped=settings["stop"] != "none")
+    return {
+        **{name: prob[:, k] for k, name in enumerate(_prob_columns(classes))},
+        "share_low": low,
+        "share_high": high,
+        "set": pd.array(set_texts(entry.conformal.sets(share), classes), dtype="string"),
+        "triage": pd.array(entry.triage.decide(share, refer=foreign), dtype="string"),
+        "ood_p_value": entry.gate.p_values(errors, logsnr),
+        "ood": foreign,
+    }
+
+
+def _share_bounds(
+    errors: np.ndarray, ties: Ties, *, stopped: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the most voted class's share."""
+    votes = majority_vote(errors, ties=ties)
+    if stopped:
+        rows, winner = np.arange(len(votes)), votes.argmax(axis=1)
+        low, high = full_run_interval(errors, ties=ties)
+        return low[rows, winner], high[rows, winner]
+    return share_interval(votes.max(axis=1), count_trials(errors).astype(np.float64))
+
+
+def _prob_columns(classes: list[str]) -> list[str]:
+    return [f"prob_{name}" for name in classes]
+
+
+def _in_order(table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Return the columns in the order of the contract: the new ones around `entropy_bits`."""
+    added = {*_COLUMNS, *_prob_columns(classes)}
+    names = [name for name in table if name not in added]
+    at = names.index("entropy_bits") + 1 if "entropy_bits" in names else len(names)
+    before, after = names[: at - 1], names[at - 1 : at]
+    return table[[*before, *_prob_columns(classes), *after, *_COLUMNS, *names[at:]]]

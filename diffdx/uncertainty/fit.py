@@ -1,0 +1,169 @@
+"""How a calibration is fitted: probability model, conformal sets, triage and gate.
+
+Sets and triage read the vote share: nothing is fitted to get it, so every calibration image counts
+as a new image would, and the promise is exact. The probability model is fitted; how good it is, is
+said by probabilities that each image has from a fit without its patient, choice of the model
+included. The model that is saved is refitted to all images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffdx._typing import Errors, Labels, LogSNRs, Space
+from diffdx.classification.stopping import clipping_bound, difference_bound
+from diffdx.classification.voting import Ties, majority_vote, vote_share
+from diffdx.classification.weighted import (
+    LogSNRWeights,
+    binned_differences,
+    quantile_edges,
+    trial_costs,
+)
+from diffdx.errors import DataError
+from diffdx.uncertainty.calibration import Calibration, ProbabilityModel, vote_scores
+from diffdx.uncertainty.choice import (
+    STATISTICS,
+    Features,
+    choose_model,
+    cross_fitted,
+    training_scores,
+)
+from diffdx.uncertainty.conformal import fit_conformal
+from diffdx.uncertainty.out_of_distribution import fit_gate
+from diffdx.uncertainty.reliability import reliability_summary
+from diffdx.uncertainty.site import fit_density
+from diffdx.uncertainty.triage import fit_triage
+
+BINS = 8
+"""Bins of log-SNR that have a weight of their own."""
+MIN_PATIENTS = 10
+"""Patients of each class below which nothing is fitted: folds would hold one or none of them."""
+_SPACES: tuple[Space, ...] = ("v", "eps", "x")
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Labelled images and their stored errors."""
+
+    errors: Errors
+    logsnr: LogSNRs
+    labels: Labels
+    patients: Sequence[str]
+    """The patient of each image; an image of unknown patient is one of its own."""
+    classes: tuple[str, ...]
+    positive: str | None
+    ties: Ties = "split"
+
+    def require_enough(self, where: str) -> None:
+        """Check that there is something to fit to.
+
+        Raises:
+            DataError: if there is no image, only one class, or a class with too few patients, since
+                what would be fitted could not be checked.
+        """
+        patients = np.asarray(self.patients)
+        found = {
+            name: len(set(patients[self.labels == k].tolist()))
+            for k, name in enumerate(self.classes)
+        }
+        if not len(self.labels):
+            raise DataError(
+                f"{where}: no labelled image to calibrate on; give images of the role calib"
+            )
+        absent = [name for name, count in found.items() if not count]
+        if absent:
+            raise DataError(
+                f"{where}: column label has no image of class {', '.join(absent)}; "
+                "calibration needs images of every class"
+            )
+        few = {name: count for name, count in found.items() if count < MIN_PATIENTS}
+        if few:
+            counts = ", ".join(f"{count} of {name}" for name, count in few.items())
+            raise DataError(
+                f"{where}: too few patients to calibrate on ({counts}); "
+                f"at least {MIN_PATIENTS} of each class are needed, add images"
+            )
+
+
+def fit_calibration(
+    images: CalibrationImages,
+    *,
+    stop: str,
+    alpha: float = 0.1,
+    prevalence: dict[str, float] | str = "calib",
+    where: str = "calibration images",
+    seed: int = 0,
+) -> Calibration:
+    """Return everything that `diffdx calibrate` saves for one way of stopping.
+
+    Args:
+        images: Labelled images of the role calib, stopped as the runs to calibrate stop.
+        stop: The `stop_key` of those runs.
+        alpha: Largest rate at which a conformal set may miss the true class, in (0, 1).
+        prevalence: Class shares where the model is used: by class, `calib`, `em` or `site` (which
+            reads the weighted statistic alone).
+        where: Names the images in messages.
+        seed: Seed of the folds.
+
+    Raises:
+        DataError: if there is no image, only one class, or a class with too few patients.
+    """
+    images.require_enough(where)
+    edges = quantile_edges(images.logsnr, BINS)
+    features = Features(
+        vote_scores(images.errors, images.ties),
+        binned_differences(images.errors, images.logsnr, edges),
+        images.labels,
+        np.asarray(images.patients),
+    )
+    statistics = ("weighted",) if prevalence == "site" else STATISTICS
+    held_out = cross_fitted(features, statistics, seed)
+    fitted = choose_model(features, statistics, seed)
+    density = None
+    if len(images.classes) == 2:
+        density = fit_density(training_scores(features, "weighted", seed), images.labels)
+    patients = [str(patient) for patient in images.patients]
+    share = vote_share(majority_vote(images.errors, ties=images.ties))
+    conformal = fit_conformal(share, images.labels, alpha=alpha, groups=patients)
+    positive = None if images.positive is None else images.classes.index(images.positive)
+    triage = fit_triage(share, images.labels, positive=positive, groups=patients)
+    gate = fit_gate(images.errors, images.logsnr, groups=patients)
+    weights = LogSNRWeights(
+        tuple(edges.tolist()),
+        tuple(fitted.linear.weights.tolist()),
+        tuple(fitted.linear.biases.tolist()),
+    )
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    return Calibration(
+        stop=stop,
+        trials=images.errors.shape[2],
+        counts={
+            "n": len(images.labels),
+            "patients": len(set(patients)),
+            "per_class": dict(zip(images.classes, counts.tolist(), strict=True)),
+        },
+        probability=ProbabilityModel(
+            fitted.statistic, fitted.calibrator, weights, images.ties, density
+        ),
+        candidates=fitted.candidates,
+        held_out=reliability_summary(held_out, images.labels, positive),
+        prior=dict(zip(images.classes, (counts / counts.sum()).tolist(), strict=True)),
+        prevalence=prevalence,
+        difference_bounds=_difference_bounds(images, weights),
+        conformal=conformal,
+        triage=triage,
+        gate=gate,
+        warnings=(*conformal.notices(images.classes), *triage.notices(), *gate.notices()),
+    )
+
+
+def _difference_bounds(images: CalibrationImages, weights: LogSNRWeights) -> dict[str, float]:
+    """Return what a stopping rule clips differences at; none from stopped images' few trials."""
+    if np.isnan(images.errors).any():
+        return {}
+    by_mean = {
+        f"mean_{space}": difference_bound(images.errors, images.logsnr, space) for space in _SPACES
+    }
+    costs = trial_costs(weights)(images.errors, images.logsnr)
+    return {**by_mean, "weighted": clipping_bound(costs)}
