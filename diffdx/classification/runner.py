@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from diffdx._device import resolve_device, resolve_precision
+from diffdx._device import keep_freed_memory, resolve_device, resolve_precision
 from diffdx._files import exclusive
 from diffdx._interrupt import StopRequest, stop_requests
 from diffdx.backbones.model import DiffusionModel
@@ -83,6 +83,7 @@ def classify_dataset(
     """
     started = time.perf_counter()
     device = resolve_device(settings.device)
+    keep_freed_memory()
     run = _Run(model.to(device), dataset, folder, settings, device)
     failures = run.evaluate(progress or (lambda done, total: None))
     seconds = time.perf_counter() - started
