@@ -41,11 +41,11 @@ def evaluate(
 
 def describe(folder: str, summary: dict[str, Any]) -> str:
     """Return the metric table of one folder as text, a row a rule."""
-    chosen = summary["rule"] if summary["rule"] == "vote" else f"mean_{summary['space']}"
+    chosen = f"mean_{summary['space']}" if summary["rule"] == "mean" else summary["rule"]
     lines = [
         f"{folder}: {summary['n']} images, {summary['n_failed']} failed, "
         f"{summary['trials']} trials of a bank of {summary['bank']}, "
-        f"positive {summary['positive']}",
+        f"positive {summary['positive']}" + _stopped(summary),
         "".join(["rule".ljust(12), *(name.rjust(24) for name in METRICS)]),
     ]
     for rule, scores in summary["by_rule"].items():
@@ -55,6 +55,14 @@ def describe(folder: str, summary: dict[str, Any]) -> str:
     lines += _calibrated(summary["calibration"])
     lines.append(f"* the run's own rule. Brackets: 95% bootstrap by patient. {NOTICE}")
     return "\n".join(lines)
+
+
+def _stopped(summary: dict[str, Any]) -> str:
+    """Return how images ended, if not with their last trial: shares and scores are coarser then."""
+    if summary["stop"] == "none" or summary["nfe"]["mean"] is None:
+        return ""
+    nfe = summary["nfe"]
+    return f", stop {summary['stop']} ({nfe['mean']:.0f} of {nfe['full']} evaluations an image)"
 
 
 def _calibrated(found: dict[str, Any] | None) -> list[str]:

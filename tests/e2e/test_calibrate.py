@@ -162,3 +162,47 @@ def test_other_weights_start_a_new_file_and_small_sets_say_that_they_promise_not
     stored = json.loads((copy / "calibration.json").read_text())["by_stop"]
     assert list(stored) == ["exact"]
     assert stored["exact"]["trials"] == 3
+
+
+def test_classify_uses_what_was_calibrated(copy, tmp_path):
+    shown = invoke(0, "classify", copy, DATA, "--split=test", "--out", tmp_path / "p", *FEW)
+    assert "not calibrated" not in shown.stderr
+    table = pd.read_parquet(tmp_path / "p" / "predictions.parquet")
+    prob = table[["prob_NORMAL", "prob_OPACITY"]].to_numpy()
+    np.testing.assert_allclose(prob.sum(axis=1), 1)
+    assert {"set", "triage", "ood", "ood_p_value", "share_low", "share_high"} <= set(table)
+    given = ["--prevalence=0.01", "--out", tmp_path / "q", *FEW]
+    invoke(0, "classify", copy, DATA, "--split=test", *given)
+    rare = pd.read_parquet(tmp_path / "q" / "predictions.parquet")
+    assert (rare["prob_OPACITY"] < table["prob_OPACITY"]).all()
+    assert rare["vote_share_OPACITY"].tolist() == table["vote_share_OPACITY"].tolist()
+
+
+@pytest.mark.parametrize("rule", [["--rule=weighted"], ["--rule=mean", "--space=x"]], ids=str)
+@pytest.mark.parametrize("stop", ["none", "0.4"])
+def test_fitted_rules_decide_and_stop_online_as_replayed(copy, tmp_path, rule, stop):
+    options = ["--split=test", *FEW]
+    invoke(0, "classify", copy, DATA, "--out", tmp_path / "full", *options)
+    online = ["--out", tmp_path / "online", *options, *rule, "--stop", stop]
+    invoke(0, "classify", copy, DATA, *online)
+    fitted = shutil.copy(copy / "calibration.json", tmp_path / "full")
+    assert json.loads(fitted.read_text())["by_stop"]["none"]["difference_bounds"].keys() == {
+        *("mean_v", "mean_eps", "mean_x", "weighted")
+    }
+    replayed = ["--out", tmp_path / "replayed", *rule, "--stop", stop]
+    invoke(0, "replay", tmp_path / "full", *replayed)
+    tables = [pd.read_parquet(tmp_path / d / "predictions.parquet") for d in ("online", "replayed")]
+    for column in ("prediction", "trials_used", "stopped_by"):
+        assert tables[0][column].tolist() == tables[1][column].tolist()
+    summary = json.loads(invoke(0, "evaluate", tmp_path / "online", "--json").stdout)
+    assert (summary["rule"], summary["stop"]) == (rule[0].split("=")[1], stop)
+
+
+def test_a_rule_that_needs_a_calibration_says_so(run, calibrated, tmp_path):
+    bare = shutil.copytree(run, tmp_path / "bare")
+    (bare / "calibration.json").unlink()
+    for options in (["--rule=weighted"], ["--rule=mean", "--stop=0.1"]):
+        said = refused(2, "classify", bare, DATA, "--out", tmp_path / "p", *FEW, *options)
+        assert "diffdx calibrate" in said
+    said = invoke(0, "classify", bare, DATA, "--out", tmp_path / "p", *FEW, "--prevalence=0.2")
+    assert "is not calibrated" in said.stderr
