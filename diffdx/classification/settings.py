@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from diffdx._device import PrecisionOption
 from diffdx._typing import Space
@@ -80,7 +81,7 @@ class ClassifySettings:
         return TrialBank(self.seed, self.bank_size, self.sampling)
 
     @property
-    def decision(self) -> dict[str, str | int | float | bool | None]:
+    def decision(self) -> dict[str, Any]:
         """What decides an image, given its errors: entries of `classify.json`."""
         return {
             "rule": self.rule,
@@ -88,6 +89,7 @@ class ClassifySettings:
             "trials": self.num_trials,
             "stop": self.stop,
             "bound": self.bound,
+            "weights": None if self.weights is None else self.weights.as_dict(),
             "eliminate": self.eliminate,
             "budget_seconds": self.budget_seconds,
             "ties": self.ties,

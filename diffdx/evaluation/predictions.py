@@ -13,6 +13,7 @@ from diffdx.classification import predictions
 from diffdx.classification.predictions import PREDICTIONS_FILE
 from diffdx.classification.rules import RULES, WEIGHTED, Decisions, apply_rule
 from diffdx.classification.store import ERRORS_FILE, read_errors
+from diffdx.classification.weighted import LogSNRWeights
 from diffdx.errors import DataError
 from diffdx.uncertainty.calibration import CALIBRATION_FILE, Calibration, read_calibration, stop_key
 
@@ -61,8 +62,16 @@ class StoredPredictions:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """The rules that can be applied here: `weighted` too where there is a calibration."""
-        return RULES if self.calibration is None else (*RULES, WEIGHTED)
+        """The rules that can be applied here: `weighted` too where there are weights."""
+        return RULES if self.weights is None else (*RULES, WEIGHTED)
+
+    @property
+    def weights(self) -> LogSNRWeights | None:
+        """Of the weighted rule: those that the run decided by, else its calibration's."""
+        decided_by = self.settings.get("weights")
+        if decided_by is not None:
+            return LogSNRWeights.from_dict(decided_by)
+        return None if self.calibration is None else self.calibration.probability.weights
 
     @property
     def patients(self) -> list[str]:
@@ -77,11 +86,10 @@ class StoredPredictions:
         """Return the scores and decisions of one of `rules`, from the stored errors.
 
         Raises:
-            ValueError: if the rule is unknown or, for `weighted`, there is no calibration.
+            ValueError: if the rule is unknown or, for `weighted`, there are no weights.
         """
-        weights = None if self.calibration is None else self.calibration.probability.weights
         return apply_rule(
-            rule, self.errors, self.logsnr, ties=self.settings["ties"], weights=weights
+            rule, self.errors, self.logsnr, ties=self.settings["ties"], weights=self.weights
         )
 
     def labelled(self) -> "StoredPredictions":

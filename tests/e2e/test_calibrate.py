@@ -185,10 +185,9 @@ def test_fitted_rules_decide_and_stop_online_as_replayed(copy, tmp_path, rule, s
     invoke(0, "classify", copy, DATA, "--out", tmp_path / "full", *options)
     online = ["--out", tmp_path / "online", *options, *rule, "--stop", stop]
     invoke(0, "classify", copy, DATA, *online)
-    fitted = shutil.copy(copy / "calibration.json", tmp_path / "full")
-    assert json.loads(fitted.read_text())["by_stop"]["none"]["difference_bounds"].keys() == {
-        *("mean_v", "mean_eps", "mean_x", "weighted")
-    }
+    fitted = json.loads((tmp_path / "full" / "calibration.json").read_text())["by_stop"]["none"]
+    names = {"mean_v", "mean_eps", "mean_x", "weighted"}
+    assert fitted["difference_bounds"].keys() == names
     replayed = ["--out", tmp_path / "replayed", *rule, "--stop", stop]
     invoke(0, "replay", tmp_path / "full", *replayed)
     tables = [pd.read_parquet(tmp_path / d / "predictions.parquet") for d in ("online", "replayed")]
