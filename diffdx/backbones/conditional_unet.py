@@ -9,18 +9,16 @@ The levels above the class's own are the same for every class of a trial: 17.4% 
 the paper's size.
 """
 
-import torch.nn.functional as F
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from diffdx._tensors import ClassIds, Images, RowImages, Rows, Times
-from diffdx.backbones.denoiser import Denoiser
-from diffdx.backbones.unet import EMBEDDING_RANGE
+from diffdx._tensors import Rows
+from diffdx.backbones.padded import StagedUNet
 from diffdx.config import ConditionalUNetConfig
 from diffdx.diffusion.schedule import ShiftedCosine
 
 
-class ConditionalUNetDenoiser(Denoiser):
+class ConditionalUNetDenoiser(StagedUNet):
     """Convolutional v predictor with one class token."""
 
     def __init__(
@@ -41,13 +39,9 @@ class ConditionalUNetDenoiser(Denoiser):
             num_classes: K; the label table has K + 1 rows.
             schedule: Its bounds scale the log-SNR embedding.
         """
-        super().__init__()
         levels = len(config.channels)
-        self._multiple = 2 ** (levels - 1)
-        self._class_level = config.class_level
-        self.num_classes = num_classes
-        self._logsnr_min = schedule.logsnr_min
-        self._scale = EMBEDDING_RANGE / (schedule.logsnr_max - schedule.logsnr_min)
+        super().__init__(num_classes=num_classes, multiple=2 ** (levels - 1), schedule=schedule)
+        self._class_stage = config.class_level
         kinds = ["CrossAttn" if level == config.class_level else "" for level in range(levels)]
         self.class_embedding = nn.Embedding(num_classes + 1, config.class_width)
         self.unet = UNet2DConditionModel(
@@ -64,38 +58,5 @@ class ConditionalUNetDenoiser(Denoiser):
             norm_num_groups=config.norm_groups,
         )
 
-    def forward(self, z_t: Images, logsnr: Times, y: ClassIds) -> Images:
-        """Return v_hat in float32, whatever precision the network itself runs in."""
-        return self._v_hat(z_t, logsnr, y, None)
-
-    def under_classes(self, z_t: Images, logsnr: Times, y: Rows, owner: Rows) -> RowImages:
-        """Return v_hat of class y[r] for noisy image owner[r]; levels above the class run once."""
-        return self._v_hat(z_t, logsnr, y, owner)
-
-    def _v_hat(self, z_t: Images, logsnr: Times, y: Rows, owner: Rows | None) -> RowImages:
-        height, width = z_t.shape[2:]
-        # Every level halves the side.
-        padded = F.pad(z_t, (0, -width % self._multiple, 0, -height % self._multiple))
-        unet = self.unet
-        time = unet.time_embedding(unet.time_proj((logsnr - self._logsnr_min) * self._scale))
-        told = {"encoder_hidden_states": self.class_embedding(y)[:, None]}
-        hidden = unet.conv_in(padded)
-        skips = [hidden]
-        for level, block in enumerate(unet.down_blocks):
-            if level == self._class_level and owner is not None:
-                hidden, time = hidden[owner], time[owner]
-                skips = [skip[owner] for skip in skips]
-            hidden, block_skips = block(hidden, temb=time, **_heard(block, told))
-            skips += block_skips
-        hidden = unet.mid_block(hidden, time, **told)
-        for block in unet.up_blocks:
-            own = len(block.resnets)
-            hidden = block(hidden, tuple(skips[-own:]), time, **_heard(block, told))
-            del skips[-own:]
-        v_hat: RowImages = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden))).float()
-        return v_hat[:, :, :height, :width]
-
-
-def _heard(block: nn.Module, told: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the class token for a block that attends to it."""
-    return told if getattr(block, "has_cross_attention", False) else {}
+    def _told(self, embedding: Tensor, y: Rows) -> tuple[Tensor, dict[str, Tensor]]:
+        return embedding, {"encoder_hidden_states": self.class_embedding(y)[:, None]}

@@ -13,18 +13,16 @@ class as diffusers builds it:
 The class enters the first block, so classes share nothing but the embedding of the patches.
 """
 
-import torch.nn.functional as F
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from torch import nn
 
-from diffdx._tensors import ClassIds, Images, Times
-from diffdx.backbones.denoiser import Denoiser
-from diffdx.backbones.unet import EMBEDDING_RANGE
+from diffdx._tensors import Images, RowImages, Rows, Times
+from diffdx.backbones.padded import PaddedDenoiser
 from diffdx.config import DiTConfig
 from diffdx.diffusion.schedule import ShiftedCosine
 
 
-class DiTDenoiser(Denoiser):
+class DiTDenoiser(PaddedDenoiser):
     """Transformer v predictor."""
 
     def __init__(
@@ -45,11 +43,7 @@ class DiTDenoiser(Denoiser):
             num_classes: K; each block's label table has K + 1 rows.
             schedule: Its bounds scale the log-SNR embedding.
         """
-        super().__init__()
-        self._patch_px = config.patch_px
-        self.num_classes = num_classes
-        self._logsnr_min = schedule.logsnr_min
-        self._scale = EMBEDDING_RANGE / (schedule.logsnr_max - schedule.logsnr_min)
+        super().__init__(num_classes=num_classes, multiple=config.patch_px, schedule=schedule)
         self.dit = DiTTransformer2DModel(
             num_attention_heads=config.heads,
             attention_head_dim=config.head_dim,
@@ -68,11 +62,8 @@ class DiTDenoiser(Denoiser):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, z_t: Images, logsnr: Times, y: ClassIds) -> Images:
-        """Return v_hat in float32, whatever precision the network itself runs in."""
-        time = (logsnr - self._logsnr_min) * self._scale
-        height, width = z_t.shape[2:]
-        # The image is cut into whole patches.
-        padded = F.pad(z_t, (0, -width % self._patch_px, 0, -height % self._patch_px))
-        v_hat: Images = self.dit(padded, time, class_labels=y).sample.float()
-        return v_hat[:, :, :height, :width]
+    def _v_hat(self, padded: Images, time: Times, y: Rows, owner: Rows | None) -> RowImages:
+        if owner is not None:
+            padded, time = padded[owner], time[owner]
+        v_hat: RowImages = self.dit(padded, time, class_labels=y).sample
+        return v_hat
