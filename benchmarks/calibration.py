@@ -28,14 +28,13 @@ from scipy.ndimage import gaussian_filter
 
 from diffdx._files import write_json
 from diffdx.classification.voting import majority_vote, vote_share
-from diffdx.classification.weighted import binned_differences, quantile_edges
+from diffdx.classification.weighted import quantile_edges
 from diffdx.data.images import read_image
 from diffdx.evaluation import StoredPredictions, read_predictions
-from diffdx.uncertainty.calibration import Calibration, vote_scores
+from diffdx.uncertainty.calibration import Calibration
 from diffdx.uncertainty.calibrators import METHODS, fit_calibrator
 from diffdx.uncertainty.choice import (
     STATISTICS,
-    Features,
     FittedModel,
     LinearWeights,
     fit_weights,
@@ -138,15 +137,7 @@ def by_candidate(calib: CalibrationImages, images: CalibrationImages, share: flo
     share of positives (`given`).
     """
     edges = quantile_edges(calib.logsnr, BINS)
-    features, there = (
-        Features(
-            vote_scores(part.errors, part.ties),
-            binned_differences(part.errors, part.logsnr, edges),
-            part.labels,
-            np.asarray(part.patients),
-        )
-        for part in (calib, images)
-    )
+    features, there = calib.features(edges), images.features(edges)
     positive = images.classes.index(str(images.positive))
     prior = np.bincount(calib.labels) / len(calib.labels)
     given = np.where(np.arange(2) == positive, share, 1 - share)

@@ -9,13 +9,15 @@ from typing import Any
 import pandas as pd
 
 from diffdx._files import write_json
-from diffdx.classification.predictions import prediction_table, write_predictions
+from diffdx.classification.predictions import (
+    CLASSIFY_FILE,
+    prediction_table,
+    write_predictions,
+)
 from diffdx.classification.settings import ClassifySettings
 from diffdx.classification.store import ErrorStore, read_errors, read_stops
 from diffdx.classification.voting import count_tied_trials, majority_vote, predict_vote
 from diffdx.data.dataset import Record
-
-CLASSIFY_FILE = "classify.json"
 
 
 def conclude(

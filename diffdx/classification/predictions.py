@@ -16,13 +16,14 @@ import pandas as pd
 from diffdx._files import atomic_path
 from diffdx._typing import Errors, LogSNRs, Space
 from diffdx.classification import voting
-from diffdx.classification.rules import apply_rule
+from diffdx.classification.rules import apply_rule, rule_name
 from diffdx.classification.weighted import LogSNRWeights
 from diffdx.data.dataset import Record
 from diffdx.errors import CheckpointError
 
 Rule = Literal["vote", "mean", "weighted"]
 
+CLASSIFY_FILE = "classify.json"
 PREDICTIONS_FILE = "predictions.parquet"
 PREDICTIONS_CSV = "predictions.csv"
 
@@ -59,9 +60,8 @@ def prediction_table(
         dtype="string",
     )
     scores = _scores(classes, errors, logsnr, space, ties)
-    name = f"mean_{space}" if rule == "mean" else rule
-    y_hat = apply_rule(name, errors, logsnr, ties=ties, weights=weights).y_hat
-    chosen = np.array(classes, dtype=object)[y_hat]
+    decided = apply_rule(rule_name(rule, space), errors, logsnr, ties=ties, weights=weights)
+    chosen = np.array(classes, dtype=object)[decided.y_hat]
     scores.insert(0, "prediction", pd.array(chosen, dtype="string"))
     scores.insert(0, "image_id", pd.Series(list(image_ids), dtype="string"))
     table = table.merge(scores, on="image_id", how="left", validate="one_to_one")

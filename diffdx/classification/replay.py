@@ -14,8 +14,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from diffdx._files import exclusive
-from diffdx.classification.conclusion import CLASSIFY_FILE, conclude
-from diffdx.classification.predictions import read_predictions
+from diffdx.classification.conclusion import conclude
+from diffdx.classification.predictions import CLASSIFY_FILE, read_predictions
 from diffdx.classification.settings import ClassifySettings
 from diffdx.classification.stopping.rule import NoStop, truncated
 from diffdx.classification.store import ERRORS_FILE, ErrorStore, read_errors

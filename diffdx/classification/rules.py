@@ -34,6 +34,11 @@ WEIGHTED = "weighted"
 """The rule that needs fitted weights besides."""
 
 
+def rule_name(rule: str, space: str) -> str:
+    """Return what `--rule` and `--space` name: the mean rule of a space, or the rule itself."""
+    return f"mean_{space}" if rule == "mean" else rule
+
+
 @dataclass(frozen=True)
 class Decisions:
     """What a rule says about each image."""

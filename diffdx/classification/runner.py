@@ -24,8 +24,9 @@ from diffdx._device import keep_freed_memory, resolve_device, resolve_precision
 from diffdx._files import exclusive
 from diffdx._interrupt import StopRequest, stop_requests
 from diffdx.backbones.model import DiffusionModel
-from diffdx.classification.conclusion import CLASSIFY_FILE, conclude
+from diffdx.classification.conclusion import conclude
 from diffdx.classification.denoising_errors import denoising_errors, resolve_batch_size
+from diffdx.classification.predictions import CLASSIFY_FILE
 from diffdx.classification.settings import ClassifySettings as ClassifySettings
 from diffdx.classification.store import ErrorStore
 from diffdx.data.dataset import Dataset, Record

@@ -9,6 +9,7 @@ from diffdx._typing import Space
 from diffdx.classification.bank import Sampling, TrialBank
 from diffdx.classification.denoising_errors import BatchSizeOption
 from diffdx.classification.predictions import Rule
+from diffdx.classification.rules import rule_name
 from diffdx.classification.stopping import Elimination, stopping_rule
 from diffdx.classification.voting import Ties
 from diffdx.classification.weighted import LogSNRWeights, trial_costs
@@ -98,7 +99,7 @@ class ClassifySettings:
     @property
     def rule_name(self) -> str:
         """The rule by the name that it has in `diffdx.classification.rules`."""
-        return f"mean_{self.space}" if self.rule == "mean" else self.rule
+        return rule_name(self.rule, self.space)
 
     def ending(self, num_classes: int) -> Ending:
         """Return what may end an image early.

@@ -114,16 +114,16 @@ class Ending:
             image.close(0, NOT_STOPPED)
             return
         ends = [(n, NOT_STOPPED)] if n == image.num_trials else []
+        alone = None
         if self.elimination is not None:
-            dropped = self.elimination.dropped_after(errors)
-            errors[np.arange(n) >= dropped[:, None]] = np.inf
-            image.live = dropped >= n
+            dropped_after, alone = self.elimination.apply(errors)
+            image.live = dropped_after >= n
         if self.stop is not None:
             trials = self.stop.stopping_time(errors, result.logsnr[:n])
             ends += [] if trials is None else [(trials, self.stop.name)]
-        if self.elimination is not None and image.live.sum() == 1:
-            # The last competitor's trial; where a stop falls on it, the stop is named.
-            ends.append((int(np.sort(dropped)[-2]), self.elimination.name))
+        if self.elimination is not None and alone is not None:
+            # Where a stop falls on the last competitor's trial, the stop is named.
+            ends.append((alone, self.elimination.name))
         if self.budget_seconds is not None and image.seconds >= self.budget_seconds:
             ends.append((n, OUT_OF_TIME))
         if ends:

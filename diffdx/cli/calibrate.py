@@ -53,6 +53,7 @@ def calibrate(
         if not 0 < alpha < 1:
             raise ConfigError(f"--alpha {alpha}: use a number above 0 and below 1, as in 0.1")
         from diffdx.backbones.model import DiffusionModel
+        from diffdx.classification.predictions import CLASSIFY_FILE
         from diffdx.classification.settings import ClassifySettings
         from diffdx.evaluation import read_predictions
         from diffdx.uncertainty.fit import fit_calibration
@@ -63,7 +64,7 @@ def calibrate(
         if prevalence is not None:
             deployed = parse_prevalence(prevalence, list(model.classes), model.positive)
         folder = Path(data)
-        if not (folder / "classify.json").is_file():
+        if not (folder / CLASSIFY_FILE).is_file():
             folder = run / FOLDER
             settings = ClassifySettings(
                 num_trials=trials or 501,
@@ -161,6 +162,7 @@ def _as_stopped(
     """Return the images as a run with these options leaves them, and that run's key."""
     import dataclasses
 
+    from diffdx.classification.rules import rule_name
     from diffdx.classification.stopping import difference_bound, stopping_rule, truncated
     from diffdx.uncertainty.calibration import stop_key
     from diffdx.uncertainty.fit import CalibrationImages
@@ -189,7 +191,7 @@ def _as_stopped(
     by_mean = rule == "mean"
     stopping = stopping_rule(
         stop,
-        rule=f"mean_{space}" if by_mean else rule,
+        rule=rule_name(rule, space),
         num_classes=len(images.classes),
         num_trials=errors.shape[2],
         ties=images.ties,

@@ -41,7 +41,9 @@ def evaluate(
 
 def describe(folder: str, summary: dict[str, Any]) -> str:
     """Return the metric table of one folder as text, a row a rule."""
-    chosen = f"mean_{summary['space']}" if summary["rule"] == "mean" else summary["rule"]
+    from diffdx.classification.rules import rule_name
+
+    chosen = rule_name(summary["rule"], summary["space"])
     lines = [
         f"{folder}: {summary['n']} images, {summary['n_failed']} failed, "
         f"{summary['trials']} trials of a bank of {summary['bank']}, "

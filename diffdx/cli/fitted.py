@@ -26,6 +26,7 @@ def fitted_parts(
     """
     if rule == "vote" or (rule == "mean" and stop == "none"):
         return None, None
+    from diffdx.classification.rules import rule_name
     from diffdx.uncertainty.calibration import read_calibration
 
     stored = read_calibration(folder)
@@ -35,6 +36,5 @@ def fitted_parts(
             f"--rule {rule} --stop {stop}: {folder} is not calibrated for {trials} trials; run "
             f"`diffdx calibrate RUN DATA --trials {trials}` first, or use --rule vote"
         )
-    if rule == "weighted":
-        return entry.difference_bounds["weighted"], entry.probability.weights
-    return entry.difference_bounds[f"mean_{space}"], None
+    bound = entry.difference_bounds[rule_name(rule, space)]
+    return bound, entry.probability.weights if rule == "weighted" else None

@@ -59,7 +59,7 @@ def calibration_summary(
     if entry is None:
         return None
     y, classes = known.labels, known.classes
-    prob = known.table[[f"prob_{name}" for name in classes]].to_numpy(dtype=np.float64)
+    prob = known.probabilities
     deployed = read_deployment(known.folder)
     model = entry.probability
     uncorrected = model.probabilities(known.errors, known.logsnr)

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from diffdx._typing import Errors, Labels, LogSNRs
 from diffdx.classification import predictions
-from diffdx.classification.predictions import PREDICTIONS_FILE
-from diffdx.classification.rules import RULES, WEIGHTED, Decisions, apply_rule
+from diffdx.classification.predictions import CLASSIFY_FILE, PREDICTIONS_FILE
+from diffdx.classification.rules import RULES, WEIGHTED, Decisions, apply_rule, rule_name
 from diffdx.classification.store import ERRORS_FILE, read_errors
 from diffdx.classification.weighted import LogSNRWeights
 from diffdx.errors import DataError
@@ -57,8 +58,7 @@ class StoredPredictions:
     @property
     def rule(self) -> str:
         """The run's own rule, by the name it has in `diffdx.classification.rules`."""
-        rule = str(self.settings["rule"])
-        return f"mean_{self.settings['space']}" if rule == "mean" else rule
+        return rule_name(str(self.settings["rule"]), self.settings["space"])
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -72,6 +72,12 @@ class StoredPredictions:
         if decided_by is not None:
             return LogSNRWeights.from_dict(decided_by)
         return None if self.calibration is None else self.calibration.probability.weights
+
+    @property
+    def probabilities(self) -> Float[np.ndarray, "B K"]:
+        """The calibrated probabilities, as the table gives them; only if there is a calibration."""
+        columns = [f"prob_{name}" for name in self.classes]
+        return self.table[columns].to_numpy(dtype=np.float64)
 
     @property
     def patients(self) -> list[str]:
@@ -113,7 +119,7 @@ def read_predictions(folder: Path) -> StoredPredictions:
             happened.
         CheckpointError: if a table or the calibration is damaged.
     """
-    settings = _read_settings(folder / "classify.json")
+    settings = _read_settings(folder / CLASSIFY_FILE)
     classes = settings["classes"]
     everything = _read_table(folder, classes)
     table = everything[everything["status"] == "ok"].set_index("image_id", drop=False)

@@ -4,7 +4,6 @@ Each function draws one from labelled predictions that have the columns of `diff
 """
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from diffdx.evaluation import StoredPredictions
@@ -20,7 +19,7 @@ def reliability_figure(stored: StoredPredictions) -> Figure:
     The claim is the positive class, or the likeliest one if there is no positive class.
     """
     figure, (left, right) = panels(2)
-    target = claim(_probabilities(stored), stored.labels, stored.positive)
+    target = claim(stored.probabilities, stored.labels, stored.positive)
     points = reliability(target)
     left.plot([0, 1], [0, 1], color="0.7", lw=1, ls=":")
     left.plot(points.claimed, points.observed, color=COLOURS[0], marker="o", ms=4)
@@ -37,7 +36,7 @@ def decision_figure(stored: StoredPredictions) -> Figure:
     Between acting on every image and on none.
     """
     figure, (axes,) = panels(1)
-    curve = decision_curve(claim(_probabilities(stored), stored.labels, stored.positive))
+    curve = decision_curve(claim(stored.probabilities, stored.labels, stored.positive))
     axes.plot(curve.threshold, curve.net_benefit, color=COLOURS[0], label="by probability")
     axes.plot(curve.threshold, curve.treat_all, color=COLOURS[1], label="every image")
     axes.axhline(0, color="0.5", lw=1, label="none")
@@ -63,9 +62,3 @@ def gate_figure(stored: StoredPredictions) -> Figure:
     axes.set(xlabel="share of calibration images at least as unusual", ylabel="images")
     axes.legend(frameon=False)
     return figure
-
-
-def _probabilities(stored: StoredPredictions) -> Float[np.ndarray, "B K"]:
-    columns = [f"prob_{name}" for name in stored.classes]
-    prob: np.ndarray = stored.table[columns].to_numpy(dtype=np.float64)
-    return prob

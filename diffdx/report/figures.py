@@ -118,7 +118,7 @@ def uncertainty_figure(stored: StoredPredictions) -> Figure:
     entropy = vote_entropy(vote_share(majority_vote(stored.errors, ties=stored.settings["ties"])))
     orders = {f"{_RULE_NAMES[stored.rule]}, by the vote's entropy": (correct, entropy)}
     if stored.calibration is not None:
-        prob = stored.table[[f"prob_{name}" for name in stored.classes]].to_numpy(dtype=np.float64)
+        prob = stored.probabilities
         orders["calibrated probability"] = (
             prob.argmax(axis=1) == stored.labels,
             1 - prob.max(axis=1),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from diffdx.classification.rules import rule_name
 from diffdx.evaluation.summary import METRICS
 
 Json = dict[str, Any]
@@ -86,7 +87,7 @@ def run_table(summary: Json) -> str:
 
 def rule_table(summary: Json) -> str:
     """Return the four metrics of every rule, the run's own in bold."""
-    own = f"mean_{summary['space']}" if summary["rule"] == "mean" else summary["rule"]
+    own = rule_name(summary["rule"], summary["space"])
     rows = []
     for rule in summary["by_rule"]:
         places = [("by_rule", rule, metric) for metric in METRICS]

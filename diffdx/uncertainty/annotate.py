@@ -21,7 +21,11 @@ import numpy as np
 import pandas as pd
 
 from diffdx._typing import Errors, LogSNRs
-from diffdx.classification.predictions import read_predictions, write_predictions
+from diffdx.classification.predictions import (
+    CLASSIFY_FILE,
+    read_predictions,
+    write_predictions,
+)
 from diffdx.classification.stopping import share_interval as full_run_interval
 from diffdx.classification.store import ERRORS_FILE, read_errors
 from diffdx.classification.voting import Ties, count_trials, majority_vote, vote_share
@@ -57,7 +61,7 @@ def annotate(folder: Path, run: Path, *, prevalence: str | None = None) -> list[
             calibration reads votes.
         CheckpointError: if the calibration or a table is damaged.
     """
-    settings = json.loads((folder / "classify.json").read_text(encoding="utf-8"))
+    settings = json.loads((folder / CLASSIFY_FILE).read_text(encoding="utf-8"))
     stored = read_calibration(run)
     entry = None if stored is None else stored.find(stop_key(settings), settings["trials"])
     table = read_predictions(folder)
@@ -118,7 +122,8 @@ def _columns(
 ) -> dict[str, Any]:
     own = entry.probability.probabilities(errors, logsnr, shift=deployed.shift)
     prob = deployed.correct(own, entry.prior)
-    foreign = entry.gate.flags(errors, logsnr)
+    p_values = entry.gate.p_values(errors, logsnr)
+    foreign = entry.gate.unusual(p_values)
     share = vote_share(majority_vote(errors, ties=entry.probability.ties))
     low, high = _share_bounds(errors, settings["ties"], stopped=settings["stop"] != "none")
     return {
@@ -127,7 +132,7 @@ def _columns(
         "share_high": high,
         "set": pd.array(set_texts(entry.conformal.sets(share), classes), dtype="string"),
         "triage": pd.array(entry.triage.decide(share, refer=foreign), dtype="string"),
-        "ood_p_value": entry.gate.p_values(errors, logsnr),
+        "ood_p_value": p_values,
         "ood": foreign,
     }
 

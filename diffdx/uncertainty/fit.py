@@ -15,6 +15,7 @@ from diffdx._typing import Errors, Labels, LogSNRs, Space
 from diffdx.classification.stopping import clipping_bound, difference_bound
 from diffdx.classification.voting import Ties, majority_vote, vote_share
 from diffdx.classification.weighted import (
+    Edges,
     LogSNRWeights,
     binned_differences,
     quantile_edges,
@@ -54,6 +55,15 @@ class CalibrationImages:
     classes: tuple[str, ...]
     positive: str | None
     ties: Ties = "split"
+
+    def features(self, edges: Edges) -> Features:
+        """Return what statistics and weights are fitted to, in these bins of log-SNR."""
+        return Features(
+            vote_scores(self.errors, self.ties),
+            binned_differences(self.errors, self.logsnr, edges),
+            self.labels,
+            np.asarray(self.patients),
+        )
 
     def require_enough(self, where: str) -> None:
         """Check that there is something to fit to.
@@ -111,12 +121,7 @@ def fit_calibration(
     """
     images.require_enough(where)
     edges = quantile_edges(images.logsnr, BINS)
-    features = Features(
-        vote_scores(images.errors, images.ties),
-        binned_differences(images.errors, images.logsnr, edges),
-        images.labels,
-        np.asarray(images.patients),
-    )
+    features = images.features(edges)
     statistics = ("weighted",) if prevalence == "site" else STATISTICS
     held_out = cross_fitted(features, statistics, seed)
     fitted = choose_model(features, statistics, seed)

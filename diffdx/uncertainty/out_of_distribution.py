@@ -99,7 +99,11 @@ class OutOfDistributionGate:
             errors: As for `surprise`.
             logsnr: As for `surprise`.
         """
-        return np.asarray(self.p_values(errors, logsnr) <= self.false_alarm)
+        return self.unusual(self.p_values(errors, logsnr))
+
+    def unusual(self, p_values: Float[np.ndarray, "B"]) -> Bool[np.ndarray, "B"]:
+        """Return which p values are small enough for a flag."""
+        return np.asarray(p_values <= self.false_alarm)
 
     def notices(self) -> list[str]:
         """Return a sentence if so few patients rank that no image can ever be flagged."""

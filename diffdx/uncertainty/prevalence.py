@@ -43,6 +43,19 @@ def correct_prevalence(prob: Probabilities, prior: Shares, deployed: Shares) -> 
     return np.asarray(moved / moved.sum(axis=1, keepdims=True))
 
 
+def require_images(count: int, prevalence: str) -> None:
+    """Check that there are enough images to estimate a prevalence from.
+
+    Raises:
+        ConfigError: if there are fewer than `EM_MIN_IMAGES`.
+    """
+    if count < EM_MIN_IMAGES:
+        raise ConfigError(
+            f"--prevalence {prevalence} needs at least {EM_MIN_IMAGES} images, there are {count}; "
+            "give the prevalence as a number"
+        )
+
+
 def estimate_prevalence(prob: Probabilities, prior: Shares) -> Shares:
     """Return the class shares under which unlabelled images are likeliest.
 
@@ -53,11 +66,7 @@ def estimate_prevalence(prob: Probabilities, prior: Shares) -> Shares:
     Raises:
         ConfigError: if there are too few images to estimate from.
     """
-    if len(prob) < EM_MIN_IMAGES:
-        raise ConfigError(
-            f"--prevalence em needs at least {EM_MIN_IMAGES} images, there are {len(prob)}; "
-            "give the prevalence as a number"
-        )
+    require_images(len(prob), "em")
     shares = prior
     for _ in range(_MAX_ROUNDS):
         found = np.maximum(correct_prevalence(prob, prior, shares).mean(axis=0), _LEAST_SHARE)

@@ -27,9 +27,8 @@ from scipy.special import logsumexp
 
 from diffdx._typing import Labels
 from diffdx.classification.weighted import Scores
-from diffdx.errors import ConfigError
 from diffdx.uncertainty.calibrators import Calibrator
-from diffdx.uncertainty.prevalence import EM_MIN_IMAGES, Shares, estimate_prevalence
+from diffdx.uncertainty.prevalence import Shares, estimate_prevalence, require_images
 
 _CENTRES = 199
 _STEPS = 20  # shifts tried on either side of 0, before the best is refined
@@ -97,11 +96,7 @@ def estimate_site(
     Raises:
         ConfigError: if there are too few images to estimate from.
     """
-    if len(scores) < EM_MIN_IMAGES:
-        raise ConfigError(
-            f"--prevalence site needs at least {EM_MIN_IMAGES} images, there are {len(scores)}; "
-            "give the prevalence as a number"
-        )
+    require_images(len(scores), "site")
 
     def misfit(shift: float) -> float:
         moved = shifted(scores, shift)

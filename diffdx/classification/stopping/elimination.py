@@ -55,6 +55,21 @@ class Elimination:
         )
         self.first_trials = first_stop(self.boundary)
 
+    def apply(self, errors: Float[np.ndarray, "K n"]) -> tuple[Int[np.ndarray, "K"], int | None]:
+        """Set the errors of classes already given up to `inf`, in place.
+
+        Args:
+            errors: Mean squared errors of the first n trials.
+
+        Returns:
+            `dropped_after`, and after how many trials one class was left; None if several are.
+        """
+        n = errors.shape[1]
+        dropped_after = self.dropped_after(errors)
+        errors[np.arange(n) >= dropped_after[:, None]] = np.inf
+        alone = (dropped_after < n).sum() == len(errors) - 1
+        return dropped_after, int(np.sort(dropped_after)[-2]) if alone else None
+
     def dropped_after(self, errors: Float[np.ndarray, "K n"]) -> Int[np.ndarray, "K"]:
         """Return after how many of these trials each class is given up; n if it is still alive.
 

@@ -87,9 +87,6 @@ def truncated(
     for image, image_logsnr in zip(replayed, logsnr, strict=True):
         end = image.shape[1]
         if elimination is not None:
-            dropped_after = elimination.dropped_after(image)
-            image[np.arange(end) >= dropped_after[:, None]] = np.inf
-            if (dropped_after < end).sum() == len(image) - 1:
-                end = int(np.sort(dropped_after)[-2])
+            end = elimination.apply(image)[1] or end
         image[:, min(end, stop.stopping_time(image, image_logsnr) or end) :] = np.nan
     return replayed
