@@ -9,8 +9,10 @@ judged, as it is and with images left out until another share of them is positiv
 X-rays whose brightness, contrast, frame or sharpness was changed, two classes evenly, judged by a
 calibration on the other patients with as many trials. `test`: all calib images calibrate; another
 site with another prevalence. Each is judged without any correction (`calib`), with the shares
-estimated without labels (`em`), with shares and a shift of the scores (`site`), and, where it was
-chosen, with the true share (`given`).
+estimated without labels (`em`), and, where it was chosen, with the true share (`given`). `altered`
+stands before figures of a calibration that was also fitted to altered copies of the calibrating
+patients' images (`calibrate --altered`; the copies have all four kinds of change at once, the
+simulated sites one kind each).
 
 Writes benchmarks/results/calibration.json.
 """
@@ -53,7 +55,7 @@ Json = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 RUN = ROOT / "assets" / "cxr64"
 RESULT = ROOT / "benchmarks" / "results" / "calibration.json"
-CORRECTIONS = ("calib", "em", "site")
+CORRECTIONS = ("calib", "em")
 POSITIVE_SHARES = (0.25, 0.5)
 TEST_SHARE = 0.625
 """Pneumonia in the publishers' test set, by their own description."""
@@ -99,9 +101,8 @@ def images_of(stored: StoredPredictions, rows: np.ndarray, trials: int | None) -
 
 def judged(entry: Calibration, images: CalibrationImages) -> Json:
     """Return what probabilities, sets and triage of an entry are worth on labelled images."""
-    found, _ = find_deployment(entry, images.errors, images.logsnr)
-    model, y = entry.probability, images.labels
-    own = model.probabilities(images.errors, images.logsnr, shift=found.shift)
+    y, own = images.labels, entry.probability.probabilities(images.errors, images.logsnr)
+    found, _ = find_deployment(entry, own)
     prob = found.correct(own, entry.prior)
     positive = images.classes.index(str(images.positive))
     y_hat = prob.argmax(axis=1)
@@ -111,7 +112,6 @@ def judged(entry: Calibration, images: CalibrationImages) -> Json:
         "n": len(y),
         "positive_share": float((y == positive).mean()),
         "estimated_share": found.shares[str(images.positive)],
-        "shift": found.shift,
         **reliability_summary(prob, y, positive),
         "accuracy": float((y_hat == y).mean()),
         "coverage": set_coverage(entry.conformal.sets(share), y, images.classes),
@@ -121,12 +121,29 @@ def judged(entry: Calibration, images: CalibrationImages) -> Json:
     }
 
 
-def by_correction(entry: Calibration, images: CalibrationImages, *given: float) -> Json:
+def fits(
+    calib: CalibrationImages, copies: StoredPredictions, seed: int = 0
+) -> dict[str, Calibration]:
+    """Return calibrations on these images, without and with the copies of their patients."""
+    theirs = np.isin(np.asarray(copies.patients), np.unique(np.asarray(calib.patients)))
+    both = {"": None, "altered ": images_of(copies, np.flatnonzero(theirs), calib.errors.shape[2])}
+    return {
+        name: fit_calibration(calib, altered, stop="none", seed=seed)
+        for name, altered in both.items()
+    }
+
+
+def by_correction(
+    entries: dict[str, Calibration], images: CalibrationImages, *given: float
+) -> Json:
     """Return `judged` under each correction, and under a given positive share."""
-    made: Json = {name: judged(replace(entry, prevalence=name), images) for name in CORRECTIONS}
-    for share in given:
-        shares = {k: share if k == images.positive else 1 - share for k in images.classes}
-        made["given"] = judged(replace(entry, prevalence=shares), images)
+    made: Json = {}
+    for fit, entry in entries.items():
+        for name in CORRECTIONS:
+            made[fit + name] = judged(replace(entry, prevalence=name), images)
+        for share in given:
+            shares = {k: share if k == images.positive else 1 - share for k in images.classes}
+            made[f"{fit}given"] = judged(replace(entry, prevalence=shares), images)
     return made
 
 
@@ -163,7 +180,7 @@ def by_candidate(calib: CalibrationImages, images: CalibrationImages, share: flo
     return rows
 
 
-def halves(stored: StoredPredictions, splits: int) -> Json:
+def halves(stored: StoredPredictions, copies: StoredPredictions, splits: int) -> Json:
     """Return the figures of held-out halves, means over the splits, for each positive share."""
     patients, y = np.asarray(stored.patients), stored.labels
     results: dict[str, list[Json]] = {str(share): [] for share in ("as is", *POSITIVE_SHARES)}
@@ -172,14 +189,14 @@ def halves(stored: StoredPredictions, splits: int) -> Json:
         names = rng.permutation(np.unique(patients))
         first = np.isin(patients, names[: len(names) // 2])
         images = images_of(stored, np.flatnonzero(first), None)
-        entry = fit_calibration(images, stop="none", prevalence="site", seed=seed)
+        entries = fits(images, copies, seed)
         negatives, positives = (np.flatnonzero(~first & (y == k)) for k in (0, 1))
         everyone = np.flatnonzero(~first)
-        results["as is"].append(by_correction(entry, images_of(stored, everyone, None)))
+        results["as is"].append(by_correction(entries, images_of(stored, everyone, None)))
         for share in POSITIVE_SHARES:
             kept = rng.permutation(positives)[: int(len(negatives) * share / (1 - share))]
             rows = np.append(negatives, kept)
-            found = by_correction(entry, images_of(stored, rows, None), share)
+            found = by_correction(entries, images_of(stored, rows, None), share)
             results[str(share)].append(found)
     return {share: mean_of(found) for share, found in results.items()}
 
@@ -191,22 +208,28 @@ def mean_of(many: list[Any]) -> Any:
     return None if None in many else float(np.mean(many))
 
 
-def sites(stored: StoredPredictions, folder: Path, trials: int, per_class: int) -> Json:
+def sites(
+    stored: StoredPredictions,
+    copies: StoredPredictions,
+    folder: Path,
+    trials: int,
+    per_class: int,
+) -> Json:
     """Return the figures of simulated sites; their errors are kept in `folder`."""
     chosen = stored.table.groupby("label").sample(per_class, random_state=0)
     rows = chosen.index.to_numpy()
     patients = np.asarray(stored.patients)
     others = np.flatnonzero(~np.isin(patients, patients[rows]))
-    entry = fit_calibration(images_of(stored, others, trials), stop="none", prevalence="site")
+    entries = fits(images_of(stored, others, trials), copies)
     here = images_of(stored, rows, trials)
-    results = {"unchanged": by_correction(entry, here)}
+    results = {"unchanged": by_correction(entries, here, 0.5)}
     for name, change in SITES.items():
         path = folder / f"{name}.npz"
         if not path.is_file():
             compute(path, [change(grey(read_image(p))) for p in chosen["path"]], trials)
         with np.load(path) as made:
             moved = replace(here, errors=made["errors"], logsnr=made["logsnr"])
-        results[name] = by_correction(entry, moved)
+        results[name] = by_correction(entries, moved, 0.5)
     return results
 
 
@@ -230,7 +253,7 @@ def show(title: str, results: Json) -> None:
     for name, found in results.items():
         for correction, values in found.items():
             figures = "  ".join(f"{key} {values[key]:.3f}" for key in SHOWN)
-            print(f"  {name:<13}{correction:<7}{figures}")
+            print(f"  {name:<13}{correction:<15}{figures}")
 
 
 def main() -> None:
@@ -244,18 +267,18 @@ def main() -> None:
     options = parser.parse_args()
     calib = read_predictions(RUN / "errors" / "calib").labelled()
     results: Json = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-    results |= {"name": "calibration", "halves": halves(calib, options.splits)}
+    copies = read_predictions(RUN / "errors" / "calib-altered").labelled()
+    results |= {"name": "calibration", "halves": halves(calib, copies, options.splits)}
     show("held-out halves of the calib role, by positive share", results["halves"])
     if options.shifts:
-        found = sites(calib, options.shifts, options.trials, options.per_class)
+        found = sites(calib, copies, options.shifts, options.trials, options.per_class)
         results["sites"] = found
         show("simulated sites", found)
     if options.test:
         test = read_predictions(RUN / "errors" / "test").labelled()
         everyone = images_of(calib, np.arange(len(calib.labels)), None)
-        entry = fit_calibration(everyone, stop="none", prevalence="site")
         there = images_of(test, np.arange(len(test.labels)), None)
-        results["test"] = by_correction(entry, there, TEST_SHARE)
+        results["test"] = by_correction(fits(everyone, copies), there, TEST_SHARE)
         show("test", {"test": results["test"]})
         results["test_candidates"] = by_candidate(everyone, there, TEST_SHARE)
         for row in results["test_candidates"]:

@@ -1,33 +1,46 @@
 """`diffdx calibrate`: probabilities, sets, triage and gate, fitted to the calib images."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from diffdx.cli import options
-from diffdx.cli.classify import check_labels, of_role, rows_per_call
 from diffdx.cli.console import NOTICE, Reporter
+from diffdx.cli.inputs import chosen_images
+from diffdx.cli.models import OF_TRIALS, classify_images, load_model
 from diffdx.errors import CheckpointError, ConfigError, DataError
 
 if TYPE_CHECKING:
+    from diffdx._device import PrecisionOption
     from diffdx._typing import Space
-    from diffdx.backbones.model import DiffusionModel
-    from diffdx.classification.settings import ClassifySettings
+    from diffdx.classification.denoising_errors import BatchSizeOption
+    from diffdx.classification.stopping import StoppingRule
+    from diffdx.cli.models import Model
+    from diffdx.data.dataset import Dataset
     from diffdx.evaluation import StoredPredictions
     from diffdx.uncertainty.calibration import Calibration
     from diffdx.uncertainty.fit import CalibrationImages
 
 FOLDER = "calibration"
 """Where below the run the calib images are classified, all trials of them."""
+ALTERED = "-altered"
+"""What follows that name, or the name of a folder that is given, where the copies are."""
+ALTERED_TRIALS = 101
+"""Trials of an altered copy at most: it is one more image to fit to, not one to decide about."""
 
 
 def calibrate(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     data: Annotated[
         str, typer.Argument(help="The run's dataset, or a predictions folder of calib images.")
     ],
     prevalence: options.Prevalence = None,
+    altered: Annotated[
+        bool, typer.Option("--altered", help="Fit probabilities to altered copies too.")
+    ] = False,
     alpha: Annotated[float, typer.Option(help="Share of sets that may miss the truth.")] = 0.1,
     stop: Annotated[str, typer.Option(help="The --stop of the runs to calibrate.")] = "none",
     rule: Annotated[Literal["vote", "mean"], typer.Option(help="The rule that stops.")] = "vote",
@@ -46,39 +59,52 @@ def calibrate(
     """Fit probabilities, conformal sets, triage and out-of-distribution gate; saved into the run.
 
     Images of the role calib alone are used. All their trials are kept in RUN/calibration, so that
-    the same for another --stop needs no network. Research use only, not a medical device.
+    the same for another --stop needs no network. With --altered the probabilities are also fitted
+    to a copy of each image, changed as another scanner or processing might have done, which makes
+    them hold better at another site. Research use only, not a medical device.
     """
     reporter = Reporter(quiet, verbose, no_progress, as_json)
     with reporter.ending():
         if not 0 < alpha < 1:
             raise ConfigError(f"--alpha {alpha}: use a number above 0 and below 1, as in 0.1")
-        from diffdx.backbones.model import DiffusionModel
+        from diffdx.backbones.classifiers import is_baseline
         from diffdx.classification.predictions import CLASSIFY_FILE
-        from diffdx.classification.settings import ClassifySettings
-        from diffdx.evaluation import read_predictions
+        from diffdx.data.alterations import altered_copies
+        from diffdx.data.readers import open_inputs
+        from diffdx.uncertainty.calibration import stop_key
         from diffdx.uncertainty.fit import fit_calibration
         from diffdx.uncertainty.prevalence import parse_prevalence
 
-        model = DiffusionModel.load(run)
+        baseline = is_baseline(run)
+        if baseline:
+            options.refuse(context, OF_TRIALS, f"{run} is a baseline, without trials")
+        model = load_model(run)
         deployed: dict[str, float] | str = "calib"
         if prevalence is not None:
             deployed = parse_prevalence(prevalence, list(model.classes), model.positive)
         folder = Path(data)
         if not (folder / CLASSIFY_FILE).is_file():
             folder = run / FOLDER
-            settings = ClassifySettings(
-                num_trials=trials or 501,
-                seed=seed,
-                batch_size=rows_per_call(batch_size),
-                device=device,
-                precision=precision,
-            )
-            _classify(model, run, data, frame, folder, settings, reporter)
-        stored = read_predictions(folder).labelled()
-        require_calib(stored, run, model)
-        images, key = _as_stopped(stored, stop, rule, space, trials)
+            how = _Computing(options.rows_per_call(batch_size), device, precision)
+            images = open_inputs([data], frame=frame)
+            dataset = chosen_images(images, run, model, split="calib", limit=None, seed=seed)
+            full = trials or 501
+            _classify(model, dataset, folder, full, seed, how, reporter)
+            if altered:
+                copies, few = altered_copies(dataset, seed=seed), min(full, ALTERED_TRIALS)
+                _classify(model, copies, _beside(folder), few, seed, how, reporter)
+        read = [folder, _beside(folder)] if altered else [folder]
+        parts = [_calib_images(part, run, model) for part in read]
+        if not baseline:
+            stopping = _stopping(parts[0], folder, stop, rule, space, trials)
+            parts = [_stopped(part, stopping, trials) for part in parts]
         entry = fit_calibration(
-            images, stop=key, alpha=alpha, prevalence=deployed, where=str(folder), seed=seed
+            *parts,
+            stop=stop_key({"stop": stop, "rule": rule, "space": space}),
+            alpha=alpha,
+            prevalence=deployed,
+            where=str(folder),
+            seed=seed,
         )
         path = _save(run, model, entry)
         for warning in entry.warnings:
@@ -86,33 +112,68 @@ def calibrate(
         reporter.result(f"{describe(entry)}\n{path}", {"out": str(path), **entry.as_dict()})
 
 
+def _beside(folder: Path) -> Path:
+    """Return the folder of the altered copies of a folder's images."""
+    return folder.with_name(folder.name + ALTERED)
+
+
+class _Computing(NamedTuple):
+    batch_size: "BatchSizeOption"
+    device: str
+    precision: "PrecisionOption"
+
+
 def _classify(
-    model: "DiffusionModel",
-    run: Path,
-    data: str,
-    frame: int | None,
+    model: "Model",
+    dataset: "Dataset",
     folder: Path,
-    settings: "ClassifySettings",
+    trials: int,
+    seed: int,
+    how: _Computing,
     reporter: Reporter,
 ) -> None:
-    """Classify the dataset's calib images into the run, going on where that was cut."""
-    from diffdx.classification.runner import classify_dataset
-    from diffdx.data.readers import open_inputs
+    """Classify images of the role calib, going on where that was cut."""
+    from diffdx.backbones.classifiers import Baseline
+    from diffdx.classification.settings import ClassifySettings
+    from diffdx.classification.supervised import SupervisedSettings
 
-    dataset = of_role(open_inputs([data], frame=frame), run, "calib")
-    check_labels(dataset, model)
-    title = f"classifying {len(dataset)} calib images"
-    with reporter.working(), reporter.progress(title) as line:
-        classify_dataset(
-            model,
-            dataset,
-            folder,
-            settings,
-            lambda done, total: line.update(done / max(total, 1), f"{done} of {total}"),
+    settings: ClassifySettings | SupervisedSettings
+    if isinstance(model, Baseline):
+        settings = SupervisedSettings(**how._asdict())
+    else:
+        settings = ClassifySettings(num_trials=trials, seed=seed, **how._asdict())
+    classify_images(reporter, model, dataset, folder, settings)
+
+
+def _calib_images(folder: Path, run: Path, model: "Model") -> "CalibrationImages":
+    """Return the labelled images of a predictions folder, once they are known to be of calib.
+
+    Raises:
+        DataError, CheckpointError: as `require_calib` does.
+    """
+    from diffdx.evaluation import read_predictions
+    from diffdx.uncertainty.fit import CalibrationImages
+
+    stored = read_predictions(folder).labelled()
+    require_calib(stored, run, model)
+    if stored.settings["stop"] not in ("none", None):
+        raise ConfigError(
+            f"{folder}/classify.json: stop {stored.settings['stop']!r}: --stop is replayed on "
+            "predictions made with --stop none; give such a folder"
         )
+    return CalibrationImages(
+        stored.errors,
+        stored.logsnr,
+        stored.labels,
+        stored.patients,
+        tuple(stored.classes),
+        None if stored.positive is None else stored.classes[stored.positive],
+        stored.settings["ties"] or "split",
+        stored.softmax,
+    )
 
 
-def require_calib(stored: "StoredPredictions", run: Path, model: "DiffusionModel") -> None:
+def require_calib(stored: "StoredPredictions", run: Path, model: "Model") -> None:
     """Check that predictions are this model's, and of images that it may be calibrated on.
 
     Every image must have the role calib in the run's `splits.csv`, or a known patient who has no
@@ -156,55 +217,56 @@ def require_calib(stored: "StoredPredictions", run: Path, model: "DiffusionModel
         )
 
 
-def _as_stopped(
-    stored: "StoredPredictions", stop: str, rule: str, space: "Space", trials: int | None
-) -> tuple["CalibrationImages", str]:
-    """Return the images as a run with these options leaves them, and that run's key."""
-    import dataclasses
-
+def _stopping(
+    images: "CalibrationImages",
+    folder: Path,
+    stop: str,
+    rule: str,
+    space: "Space",
+    trials: int | None,
+) -> "StoppingRule":
+    """Return the rule by which a run with these options stops."""
     from diffdx.classification.rules import rule_name
-    from diffdx.classification.stopping import difference_bound, stopping_rule, truncated
-    from diffdx.uncertainty.calibration import stop_key
-    from diffdx.uncertainty.fit import CalibrationImages
+    from diffdx.classification.stopping import difference_bound, stopping_rule
 
-    num_trials = stored.errors.shape[2]
-    if stored.settings["stop"] != "none" or (trials or 1) > num_trials:
+    available = images.errors.shape[2]
+    if (trials or 1) > available:
         raise ConfigError(
-            f"{stored.folder}/classify.json: stop {stored.settings['stop']!r}, "
-            f"{num_trials} trials: --stop and --trials are replayed on predictions made with "
-            "--stop none and no fewer trials; give such a folder"
+            f"{folder}/errors.parquet: holds {available} trials; use --trials {available} or fewer"
         )
-    errors, logsnr = stored.errors[:, :, :trials], stored.logsnr[:, :trials]
-    images = CalibrationImages(
-        errors,
-        logsnr,
-        stored.labels,
-        stored.patients,
-        tuple(stored.classes),
-        None if stored.positive is None else stored.classes[stored.positive],
-        stored.settings["ties"],
-    )
-    key_of = {"stop": stop, "rule": rule, "space": space}
-    if stop == "none":
-        return images, stop_key(key_of)
-    images.require_enough(str(stored.folder))
-    by_mean = rule == "mean"
-    stopping = stopping_rule(
+    images.require_enough(str(folder))
+    errors, logsnr = images.errors[:, :, :trials], images.logsnr[:, :trials]
+    return stopping_rule(
         stop,
         rule=rule_name(rule, space),
         num_classes=len(images.classes),
-        num_trials=errors.shape[2],
+        num_trials=trials or available,
         ties=images.ties,
-        bound=difference_bound(errors, logsnr, space) if by_mean else None,
+        bound=difference_bound(errors, logsnr, space) if rule == "mean" else None,
     )
-    return dataclasses.replace(images, errors=truncated(errors, logsnr, stopping)), stop_key(key_of)
 
 
-def _save(run: Path, model: "DiffusionModel", entry: "Calibration") -> Path:
-    """Add the entry to the run's calibration; one of earlier weights is replaced as a whole."""
+def _stopped(
+    images: "CalibrationImages", stopping: "StoppingRule", trials: int | None
+) -> "CalibrationImages":
+    """Return the images as a run of so many trials with this rule leaves them."""
+    from diffdx.classification.stopping import truncated
+
+    errors, logsnr = images.errors[:, :, :trials], images.logsnr[:, :trials]
+    return replace(images, errors=truncated(errors, logsnr, stopping), logsnr=logsnr)
+
+
+def _save(run: Path, model: "Model", entry: "Calibration") -> Path:
+    """Add the entry to the run's calibration.
+
+    One of earlier weights, or that cannot be read, is replaced as a whole.
+    """
     from diffdx.uncertainty.calibration import CalibrationFile, read_calibration
 
-    stored = read_calibration(run)
+    try:
+        stored = read_calibration(run)
+    except CheckpointError:
+        stored = None
     if stored is None or stored.model_sha256 != model.sha256:
         stored = CalibrationFile(model.sha256, tuple(model.classes), model.positive, {})
     return stored.with_entry(entry).write(run)
@@ -220,6 +282,7 @@ def describe(entry: "Calibration") -> str:
         f"held out: ECE {held_out['ece']:.3f} (a perfect one of this size: "
         f"{held_out['ece_floor']:.3f}), Brier {held_out['brier']:.3f}, "
         f"log loss {held_out['log_loss']:.3f}",
+        *_describe_altered(entry.held_out_altered),
         f"{'statistic':<12}{'calibrator':<12}{'log loss':>9}",
     ]
     for row in entry.candidates:
@@ -230,3 +293,12 @@ def describe(entry: "Calibration") -> str:
     source = entry.prevalence if isinstance(entry.prevalence, str) else "given"
     lines.append(f"prevalence: {source} ({text})")
     return "\n".join([*lines, NOTICE])
+
+
+def _describe_altered(held_out: dict[str, Any] | None) -> list[str]:
+    if held_out is None:
+        return []
+    return [
+        f"on {held_out['n']} altered copies, likewise held out: ECE {held_out['ece']:.3f}, "
+        f"log loss {held_out['log_loss']:.3f}"
+    ]

@@ -30,7 +30,8 @@ def fitted_parts(
     from diffdx.uncertainty.calibration import read_calibration
 
     stored = read_calibration(folder)
-    entry = None if stored is None else stored.find("none", trials)
+    full_run = {"stop": "none", "rule": rule, "space": space, "trials": trials}
+    entry = None if stored is None else stored.find(full_run)
     if entry is None:
         raise ConfigError(
             f"--rule {rule} --stop {stop}: {folder} is not calibrated for {trials} trials; run "

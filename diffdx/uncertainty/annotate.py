@@ -7,6 +7,9 @@
     triage                 rule-in, rule-out or refer (answer or refer for several classes)
     ood_p_value, ood       how well the errors fit the calib images', and whether too badly
 
+A baseline has no trials and no errors: its sets and triage read the softmax, and it gets neither
+bounds of a vote share nor a gate.
+
 Nothing is computed from a calibration of another model, stopping rule or number of trials: a vote
 share means another thing there. The folder gets a `calibration.json` of its own, the entry that was
 used, so that its columns stay explained when the run is calibrated again.
@@ -15,7 +18,7 @@ used, so that its columns stay explained when the run is calibrated again.
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,8 +39,9 @@ from diffdx.uncertainty.calibration import (
     read_calibration,
     stop_key,
 )
+from diffdx.uncertainty.calibrators import Probabilities
 from diffdx.uncertainty.conformal import set_texts
-from diffdx.uncertainty.deployment import Deployment, find_deployment
+from diffdx.uncertainty.deployment import find_deployment
 from diffdx.uncertainty.entropy import share_interval
 from diffdx.uncertainty.prevalence import parse_prevalence
 
@@ -53,17 +57,16 @@ def annotate(folder: Path, run: Path, *, prevalence: str | None = None) -> list[
     Args:
         folder: Written by `diffdx classify`.
         run: The run that classified, whose `calibration.json` is used.
-        prevalence: `em`, `site`, or class shares as `--prevalence` takes them; None takes what the
+        prevalence: `em`, or class shares as `--prevalence` takes them; None takes what the
             calibration says.
 
     Raises:
-        ConfigError: if the prevalence names no shares of these classes, or is `site` and the
-            calibration reads votes.
+        ConfigError: if the prevalence names no shares of these classes.
         CheckpointError: if the calibration or a table is damaged.
     """
     settings = json.loads((folder / CLASSIFY_FILE).read_text(encoding="utf-8"))
     stored = read_calibration(run)
-    entry = None if stored is None else stored.find(stop_key(settings), settings["trials"])
+    entry = None if stored is None else stored.find(settings)
     table = read_predictions(folder)
     classes = list(settings["classes"])
     table = table.drop(columns=[*_COLUMNS, *_prob_columns(classes)], errors="ignore")
@@ -75,10 +78,11 @@ def annotate(folder: Path, run: Path, *, prevalence: str | None = None) -> list[
     if prevalence is not None:
         shares = parse_prevalence(prevalence, classes, settings["positive"])
         entry = dataclasses.replace(entry, prevalence=shares)
-    image_ids, errors, logsnr = read_errors(folder / ERRORS_FILE, classes)
-    deployed, warnings = find_deployment(entry, errors, logsnr)
-    columns = _columns(entry, classes, settings, deployed, errors, logsnr)
-    columns["image_id"] = pd.array(image_ids, dtype="string")
+    images = _read_images(folder, table, classes)
+    own = entry.probability.probabilities(images.errors, images.logsnr, images.softmax)
+    deployed, warnings = find_deployment(entry, own)
+    columns = _columns(entry, classes, settings, deployed.correct(own, entry.prior), images)
+    columns["image_id"] = pd.array(images.image_ids, dtype="string")
     merged = table.merge(pd.DataFrame(columns), on="image_id", how="left", validate="one_to_one")
     write_predictions(_in_order(merged, classes), folder)
     used = dataclasses.replace(stored, by_stop={entry.stop: entry})
@@ -86,12 +90,35 @@ def annotate(folder: Path, run: Path, *, prevalence: str | None = None) -> list[
     return warnings
 
 
+class _Images(NamedTuple):
+    """What the model said of the images that did not fail."""
+
+    image_ids: list[str]
+    errors: Errors
+    logsnr: LogSNRs
+    softmax: Probabilities | None
+    """Of a baseline, whose errors hold no trial."""
+
+
+def _read_images(folder: Path, table: pd.DataFrame, classes: list[str]) -> _Images:
+    scores = [f"score_{name}" for name in classes]
+    if not set(scores) <= set(table):
+        image_ids, errors, logsnr = read_errors(folder / ERRORS_FILE, classes)
+        return _Images(list(image_ids), errors, logsnr, None)
+    judged = table[table["status"] == "ok"]
+    softmax = judged[scores].to_numpy(dtype=np.float64)
+    nothing = np.empty((*softmax.shape, 0)), np.empty((len(judged), 0))
+    return _Images(judged["image_id"].tolist(), *nothing, softmax)
+
+
 def _mismatch(
     stored: CalibrationFile | None, entry: Calibration | None, settings: dict[str, Any], run: Path
 ) -> str:
     """Why the run's calibration says nothing about these predictions; empty if it does."""
     stop, trials = settings["stop"], settings["trials"]
-    command = f"diffdx calibrate {run} DATA --trials {trials} --stop {stop}"
+    command = f"diffdx calibrate {run} DATA"
+    if trials is not None:
+        command += f" --trials {trials} --stop {stop}"
     if settings["rule"] == "mean" and stop != "none":
         command += f" --rule mean --space {settings['space']}"
     if settings.get("eliminate") or settings.get("budget_seconds") is not None:
@@ -116,25 +143,24 @@ def _columns(
     entry: Calibration,
     classes: list[str],
     settings: dict[str, Any],
-    deployed: Deployment,
-    errors: Errors,
-    logsnr: LogSNRs,
+    prob: Probabilities,
+    images: _Images,
 ) -> dict[str, Any]:
-    own = entry.probability.probabilities(errors, logsnr, shift=deployed.shift)
-    prob = deployed.correct(own, entry.prior)
-    p_values = entry.gate.p_values(errors, logsnr)
-    foreign = entry.gate.unusual(p_values)
-    share = vote_share(majority_vote(errors, ties=entry.probability.ties))
-    low, high = _share_bounds(errors, settings["ties"], stopped=settings["stop"] != "none")
-    return {
-        **{name: prob[:, k] for k, name in enumerate(_prob_columns(classes))},
-        "share_low": low,
-        "share_high": high,
-        "set": pd.array(set_texts(entry.conformal.sets(share), classes), dtype="string"),
-        "triage": pd.array(entry.triage.decide(share, refer=foreign), dtype="string"),
-        "ood_p_value": p_values,
-        "ood": foreign,
-    }
+    columns: dict[str, Any] = {name: prob[:, k] for k, name in enumerate(_prob_columns(classes))}
+    foreign = None
+    if images.softmax is None:
+        share = vote_share(majority_vote(images.errors, ties=entry.probability.ties))
+        columns["share_low"], columns["share_high"] = _share_bounds(
+            images.errors, settings["ties"], stopped=settings["stop"] != "none"
+        )
+    else:
+        share = images.softmax
+    if entry.gate is not None:
+        columns["ood_p_value"] = entry.gate.p_values(images.errors, images.logsnr)
+        columns["ood"] = foreign = entry.gate.unusual(columns["ood_p_value"])
+    columns["set"] = pd.array(set_texts(entry.conformal.sets(share), classes), dtype="string")
+    columns["triage"] = pd.array(entry.triage.decide(share, refer=foreign), dtype="string")
+    return columns
 
 
 def _share_bounds(
@@ -155,8 +181,9 @@ def _prob_columns(classes: list[str]) -> list[str]:
 
 def _in_order(table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """Return the columns in the order of the contract: the new ones around `entropy_bits`."""
-    added = {*_COLUMNS, *_prob_columns(classes)}
+    last = [name for name in _COLUMNS if name in table]
+    added = {*last, *_prob_columns(classes)}
     names = [name for name in table if name not in added]
     at = names.index("entropy_bits") + 1 if "entropy_bits" in names else len(names)
     before, after = names[: at - 1], names[at - 1 : at]
-    return table[[*before, *_prob_columns(classes), *after, *_COLUMNS, *names[at:]]]
+    return table[[*before, *_prob_columns(classes), *after, *last, *names[at:]]]

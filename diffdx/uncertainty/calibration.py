@@ -1,7 +1,7 @@
 """What `diffdx calibrate` saves: `calibration.json`, one entry for each way of stopping.
 
     probability   statistic (vote or weighted) -> calibrator -> probability at the calib prevalence
-    prevalence    class shares where the model is used: the calib ones, given ones, `em`, `site`
+    prevalence    class shares where the model is used: the calib ones, given ones, or `em`
     conformal, triage, ood    thresholds fitted to the same images (their own modules)
 
 Conformal sets and triage read the vote share, whatever the `prob_` columns are corrected to.
@@ -23,22 +23,24 @@ from diffdx.errors import CheckpointError
 from diffdx.uncertainty.calibrators import Calibrator, Probabilities
 from diffdx.uncertainty.conformal import ConformalSets
 from diffdx.uncertainty.out_of_distribution import OutOfDistributionGate
-from diffdx.uncertainty.site import ScoreDensity, shifted
 from diffdx.uncertainty.triage import Triage
 
 Json = dict[str, Any]
 
 CALIBRATION_FILE = "calibration.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NOTICE = "Research use only, not a medical device."
+_LEAST_SOFTMAX = 1e-12
 
 
 def stop_key(settings: Mapping[str, Any]) -> str:
     """Return the key in `by_stop` of runs with these entries of `classify.json`.
 
     It is the text of `--stop` with its number in shortest form, followed by the rule that stopped
-    the images if not the vote did.
+    the images if not the vote did; `none` for a baseline, which has no trials.
     """
+    if settings["stop"] is None:
+        return "none"
     kind, colon, number = str(settings["stop"]).rpartition(":")
     if number not in ("none", "exact"):
         number = f"{float(number):g}"
@@ -61,61 +63,53 @@ def vote_scores(errors: Errors, ties: Ties) -> Scores:
     return np.asarray(np.log(votes / votes.sum(axis=1, keepdims=True)))
 
 
+def softmax_scores(softmax: Probabilities) -> Scores:
+    """Return log softmax, no class below 1e-12 so that none is -inf."""
+    return np.asarray(np.log(np.maximum(softmax, _LEAST_SOFTMAX)))
+
+
 @dataclass(frozen=True)
 class ProbabilityModel:
-    """From stored errors to the probability of each class."""
+    """From stored errors, or a baseline's softmax, to the probability of each class."""
 
     statistic: str
-    """`vote` or `weighted`: what the calibrator reads."""
+    """`vote`, `weighted` or `softmax`: what the calibrator reads."""
     calibrator: Calibrator
-    weights: LogSNRWeights
-    """Of the weighted statistic, kept whichever statistic the calibrator reads."""
+    weights: LogSNRWeights | None
+    """Of the weighted statistic, kept whether the calibrator reads it or not; baselines have none.
+    """
     ties: Ties
-    density: ScoreDensity | None
-    """Of the calibration images' weighted scores; None unless there are two classes."""
-
-    def scores(self, errors: Errors, logsnr: LogSNRs) -> Scores:
-        """Return what the calibrator reads.
-
-        Args:
-            errors: Mean squared v errors >= 0 of runs stopped by the rule calibrated for.
-            logsnr: log(alpha^2 / sigma^2) of each trial, in nats.
-        """
-        if self.statistic == "vote":
-            return vote_scores(errors, self.ties)
-        return weighted_scores(errors, logsnr, self.weights)
 
     def probabilities(
-        self, errors: Errors, logsnr: LogSNRs, *, shift: float = 0.0
+        self, errors: Errors, logsnr: LogSNRs, softmax: Probabilities | None = None
     ) -> Probabilities:
         """Return the probability of each class at the prevalence of the calibration images.
 
         Args:
             errors: Mean squared v errors >= 0 of runs stopped by the rule calibrated for.
             logsnr: log(alpha^2 / sigma^2) of each trial, in nats.
-            shift: By how much the images' site moves the scores (`diffdx.uncertainty.site`).
+            softmax: Of a baseline, which has no errors.
         """
-        return self.calibrator.probabilities(shifted(self.scores(errors, logsnr), shift))
+        if softmax is not None:
+            scores = softmax_scores(softmax)
+        elif self.weights is None or self.statistic == "vote":
+            scores = vote_scores(errors, self.ties)
+        else:
+            scores = weighted_scores(errors, logsnr, self.weights)
+        return self.calibrator.probabilities(scores)
 
     def as_dict(self) -> Json:
         """Return a value that JSON can hold."""
-        density = None if self.density is None else self.density.as_dict()
-        return {
-            "statistic": self.statistic,
-            "ties": self.ties,
-            **self.calibrator.as_dict(),
-            "density": density,
-        }
+        return {"statistic": self.statistic, "ties": self.ties, **self.calibrator.as_dict()}
 
     @classmethod
-    def from_dict(cls, stored: Json, weights: Json) -> "ProbabilityModel":
+    def from_dict(cls, stored: Json, weights: Json | None) -> "ProbabilityModel":
         """Return what `as_dict` stored, with the weights stored beside it."""
         return cls(
             stored["statistic"],
             Calibrator.from_dict(stored),
-            LogSNRWeights.from_dict(weights),
+            None if weights is None else LogSNRWeights.from_dict(weights),
             stored["ties"],
-            None if stored["density"] is None else ScoreDensity.from_dict(stored["density"]),
         )
 
 
@@ -126,7 +120,7 @@ class Calibration:
     stop: str
     """Which runs it is for: their `stop_key`."""
     trials: int
-    """Trials of an image that was not stopped."""
+    """Trials of an image that was not stopped; 0 for a baseline."""
     counts: Json
     """`n` images and `patients`, and how many per class."""
     probability: ProbabilityModel
@@ -134,15 +128,18 @@ class Calibration:
     """Cross-validated log loss of each statistic and calibrator tried; one is `chosen`."""
     held_out: Json
     """Reliability on images that the fit had not seen, choice of candidate included."""
+    held_out_altered: Json | None
+    """Likewise on altered copies, and their number; None where none were fitted to."""
     prior: dict[str, float]
-    """Class shares of the calib images."""
+    """Class shares of the images that the probability model was fitted to."""
     prevalence: dict[str, float] | str
-    """Class shares where the model is used; `calib` = as `prior`, `em`, `site` = found there."""
+    """Class shares where the model is used; `calib` = as `prior`, `em` = found there."""
     difference_bounds: dict[str, float]
     """Largest error difference expected of a trial, by mean rule; empty for stopped images."""
     conformal: ConformalSets
     triage: Triage
-    gate: OutOfDistributionGate
+    gate: OutOfDistributionGate | None
+    """None for a baseline: it reads the errors under all classes."""
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> Json:
@@ -151,17 +148,18 @@ class Calibration:
             **self.counts,
             "trials": self.trials,
             "prior": self.prior,
-            "weighted": self.probability.weights.as_dict(),
+            "weighted": self.probability.weights and self.probability.weights.as_dict(),
             "difference_bounds": self.difference_bounds,
             "probability": {
                 **self.probability.as_dict(),
                 "candidates": self.candidates,
                 "held_out": self.held_out,
+                "held_out_altered": self.held_out_altered,
             },
             "prevalence": self.prevalence,
             "conformal": self.conformal.as_dict(),
             "triage": self.triage.as_dict(),
-            "ood": self.gate.as_dict(),
+            "ood": self.gate and self.gate.as_dict(),
             "warnings": list(self.warnings),
         }
 
@@ -176,12 +174,13 @@ class Calibration:
             probability=ProbabilityModel.from_dict(probability, stored["weighted"]),
             candidates=probability["candidates"],
             held_out=probability["held_out"],
+            held_out_altered=probability["held_out_altered"],
             prior=stored["prior"],
             prevalence=stored["prevalence"],
             difference_bounds=stored["difference_bounds"],
             conformal=ConformalSets.from_dict(stored["conformal"]),
             triage=Triage.from_dict(stored["triage"]),
-            gate=OutOfDistributionGate.from_dict(stored["ood"]),
+            gate=stored["ood"] and OutOfDistributionGate.from_dict(stored["ood"]),
             warnings=tuple(stored["warnings"]),
         )
 
@@ -195,10 +194,11 @@ class CalibrationFile:
     positive: str | None
     by_stop: dict[str, Calibration]
 
-    def find(self, stop: str, trials: int) -> Calibration | None:
-        """Return the entry for runs of this `stop_key` and number of trials, if there is one."""
-        entry = self.by_stop.get(stop)
-        return entry if entry is not None and entry.trials == trials else None
+    def find(self, settings: Mapping[str, Any]) -> Calibration | None:
+        """Return the entry for runs with these entries of `classify.json`, if there is one."""
+        entry = self.by_stop.get(stop_key(settings))
+        fits = entry is not None and entry.trials == (settings["trials"] or 0)
+        return entry if fits else None
 
     def with_entry(self, calibration: Calibration) -> "CalibrationFile":
         """Return the file with an entry added or replaced."""

@@ -6,7 +6,7 @@ calibrator had seen; and the choice itself is judged on outer folds (nested cros
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
@@ -14,13 +14,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from diffdx._typing import Labels
-from diffdx.classification.weighted import Scores
+from diffdx.classification.weighted import Edges, LogSNRWeights, Scores
 from diffdx.uncertainty.calibrators import METHODS, Calibrator, Probabilities, fit_calibrator
 from diffdx.uncertainty.logit import fit_logit
 from diffdx.uncertainty.reliability import log_losses
 
 FOLDS = 5
-STATISTICS = ("vote", "weighted")
+VOTE, WEIGHTED, SOFTMAX = "vote", "weighted", "softmax"
+STATISTICS = (VOTE, WEIGHTED)
+"""Of a diffusion model, to choose from; a baseline has its softmax."""
 Rows = Int[np.ndarray, "..."]
 _Losses = dict[tuple[str, str], np.ndarray]
 """Log loss of each image, by (method, statistic)."""
@@ -31,16 +33,25 @@ _RIDGE = 1e-3
 class Features:
     """What fitting reads of the images: it never touches the errors again."""
 
-    vote: Scores
-    """Log vote shares."""
+    ready: Scores
+    """What needs no weights: log vote shares, or a baseline's log softmax."""
     binned: Float[np.ndarray, "B K M"]
-    """Mean error differences of each bin of log-SNR."""
+    """Mean error differences of each bin of log-SNR; a baseline has no bins."""
     labels: Labels
     patients: np.ndarray
 
     def take(self, rows: Rows) -> "Features":
         """Return the features of some of the images."""
-        return Features(self.vote[rows], self.binned[rows], self.labels[rows], self.patients[rows])
+        return Features(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def joined(self, others: "Features") -> "Features":
+        """Return the features of these images, then those of the others."""
+        return Features(
+            *(
+                np.concatenate([getattr(self, field.name), getattr(others, field.name)])
+                for field in fields(self)
+            )
+        )
 
     def folds(self, seed: int) -> list[tuple[Rows, Rows]]:
         """Return (training rows, others) of each fold; a patient is never in both.
@@ -49,7 +60,7 @@ class Features:
         images), and dealt to the folds in turn.
         """
         names, patient = np.unique(self.patients, return_inverse=True)
-        images = np.zeros((len(names), self.vote.shape[1]))
+        images = np.zeros((len(names), self.ready.shape[1]))
         np.add.at(images, (patient, self.labels), 1)
         order = np.random.default_rng(seed).permutation(len(names))
         order = order[np.argsort(images[order].argmax(axis=1), kind="stable")]
@@ -70,6 +81,10 @@ class LinearWeights:
         """Return the weighted statistic."""
         return np.asarray(binned @ self.weights + self.biases)
 
+    def between(self, edges: Edges) -> LogSNRWeights:
+        """Return the weights of bins with these edges."""
+        return LogSNRWeights(*(tuple(part.tolist()) for part in (edges, self.weights, self.biases)))
+
 
 @dataclass(frozen=True)
 class FittedModel:
@@ -83,8 +98,8 @@ class FittedModel:
 
     def probabilities(self, features: Features) -> Probabilities:
         """Return the probability of each class of each image."""
-        vote = self.statistic == "vote"
-        scores = features.vote if vote else self.linear.scores(features.binned)
+        weighted = self.statistic == WEIGHTED
+        scores = self.linear.scores(features.binned) if weighted else features.ready
         return self.calibrator.probabilities(scores)
 
 
@@ -114,7 +129,7 @@ def choose_model(features: Features, statistics: Sequence[str], seed: int) -> Fi
 
     Args:
         features: Of labelled images.
-        statistics: Those of `STATISTICS` to choose from.
+        statistics: To choose from; all but `weighted` mean the scores that are ready.
         seed: Seed of the folds.
     """
     losses = _cross_validated(features, statistics, seed)
@@ -172,9 +187,9 @@ def _linear(features: Features) -> LinearWeights:
 
 def training_scores(features: Features, statistic: str, seed: int) -> Scores:
     """Return the scores that a calibrator is fitted to: of weights that had not seen the image."""
-    if statistic == "vote":
-        return features.vote
-    scores = np.zeros(features.vote.shape)
+    if statistic != WEIGHTED:
+        return features.ready
+    scores = np.zeros(features.ready.shape)
     for rows, others in features.folds(seed + 1):
         scores[others] = _linear(features.take(rows)).scores(features.binned[others])
     return scores
@@ -185,10 +200,10 @@ def cross_fitted(features: Features, statistics: Sequence[str], seed: int) -> Pr
 
     Args:
         features: Of labelled images.
-        statistics: Those of `STATISTICS` to choose from.
+        statistics: To choose from, as for `choose_model`.
         seed: Seed of the folds.
     """
-    prob = np.zeros(features.vote.shape)
+    prob = np.zeros(features.ready.shape)
     for rows, others in features.folds(seed + 2):
         prob[others] = choose_model(features.take(rows), statistics, seed).probabilities(
             features.take(others)

@@ -4,6 +4,11 @@ Sets and triage read the vote share: nothing is fitted to get it, so every calib
 as a new image would, and the promise is exact. The probability model is fitted; how good it is, is
 said by probabilities that each image has from a fit without its patient, choice of the model
 included. The model that is saved is refitted to all images.
+
+Where there are altered copies of the images (`diffdx.data.alterations`), the probability model is
+fitted to images and copies alike: weights that the alterations mislead lose to weights that they do
+not. Sets, triage and gate promise something of images like the calibration images, and never see a
+copy.
 """
 
 from collections.abc import Sequence
@@ -22,18 +27,23 @@ from diffdx.classification.weighted import (
     trial_costs,
 )
 from diffdx.errors import DataError
-from diffdx.uncertainty.calibration import Calibration, ProbabilityModel, vote_scores
+from diffdx.uncertainty.calibration import (
+    Calibration,
+    ProbabilityModel,
+    softmax_scores,
+    vote_scores,
+)
+from diffdx.uncertainty.calibrators import Probabilities
 from diffdx.uncertainty.choice import (
+    SOFTMAX,
     STATISTICS,
     Features,
     choose_model,
     cross_fitted,
-    training_scores,
 )
 from diffdx.uncertainty.conformal import fit_conformal
 from diffdx.uncertainty.out_of_distribution import fit_gate
 from diffdx.uncertainty.reliability import reliability_summary
-from diffdx.uncertainty.site import fit_density
 from diffdx.uncertainty.triage import fit_triage
 
 BINS = 8
@@ -55,15 +65,30 @@ class CalibrationImages:
     classes: tuple[str, ...]
     positive: str | None
     ties: Ties = "split"
+    softmax: Probabilities | None = None
+    """Of a baseline, whose errors hold no trial."""
+
+    @property
+    def shares(self) -> Probabilities:
+        """What sets and triage read: vote shares, or a baseline's softmax."""
+        if self.softmax is not None:
+            return self.softmax
+        return vote_share(majority_vote(self.errors, ties=self.ties))
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """What a probability can be fitted to."""
+        return STATISTICS if self.softmax is None else (SOFTMAX,)
 
     def features(self, edges: Edges) -> Features:
         """Return what statistics and weights are fitted to, in these bins of log-SNR."""
-        return Features(
-            vote_scores(self.errors, self.ties),
-            binned_differences(self.errors, self.logsnr, edges),
-            self.labels,
-            np.asarray(self.patients),
-        )
+        if self.softmax is None:
+            ready = vote_scores(self.errors, self.ties)
+            binned = binned_differences(self.errors, self.logsnr, edges)
+        else:
+            ready = softmax_scores(self.softmax)
+            binned = np.empty((*ready.shape, 0))
+        return Features(ready, binned, self.labels, np.asarray(self.patients))
 
     def require_enough(self, where: str) -> None:
         """Check that there is something to fit to.
@@ -98,6 +123,7 @@ class CalibrationImages:
 
 def fit_calibration(
     images: CalibrationImages,
+    altered: CalibrationImages | None = None,
     *,
     stop: str,
     alpha: float = 0.1,
@@ -109,10 +135,10 @@ def fit_calibration(
 
     Args:
         images: Labelled images of the role calib, stopped as the runs to calibrate stop.
+        altered: Altered copies of such images, stopped likewise; they may have fewer trials.
         stop: The `stop_key` of those runs.
         alpha: Largest rate at which a conformal set may miss the true class, in (0, 1).
-        prevalence: Class shares where the model is used: by class, `calib`, `em` or `site` (which
-            reads the weighted statistic alone).
+        prevalence: Class shares where the model is used: by class, `calib` or `em`.
         where: Names the images in messages.
         seed: Seed of the folds.
 
@@ -120,46 +146,46 @@ def fit_calibration(
         DataError: if there is no image, only one class, or a class with too few patients.
     """
     images.require_enough(where)
-    edges = quantile_edges(images.logsnr, BINS)
-    features = images.features(edges)
-    statistics = ("weighted",) if prevalence == "site" else STATISTICS
-    held_out = cross_fitted(features, statistics, seed)
-    fitted = choose_model(features, statistics, seed)
-    density = None
-    if len(images.classes) == 2:
-        density = fit_density(training_scores(features, "weighted", seed), images.labels)
+    has_errors = images.softmax is None
+    edges = quantile_edges(images.logsnr, BINS) if has_errors else np.empty(0)
+    features, n = images.features(edges), len(images.labels)
+    if altered is not None:
+        features = features.joined(altered.features(edges))
+    held_out = cross_fitted(features, images.statistics, seed)
+    fitted = choose_model(features, images.statistics, seed)
+    weights = fitted.linear.between(edges) if has_errors else None
     patients = [str(patient) for patient in images.patients]
-    share = vote_share(majority_vote(images.errors, ties=images.ties))
-    conformal = fit_conformal(share, images.labels, alpha=alpha, groups=patients)
     positive = None if images.positive is None else images.classes.index(images.positive)
-    triage = fit_triage(share, images.labels, positive=positive, groups=patients)
-    gate = fit_gate(images.errors, images.logsnr, groups=patients)
-    weights = LogSNRWeights(
-        tuple(edges.tolist()),
-        tuple(fitted.linear.weights.tolist()),
-        tuple(fitted.linear.biases.tolist()),
-    )
+    conformal = fit_conformal(images.shares, images.labels, alpha=alpha, groups=patients)
+    triage = fit_triage(images.shares, images.labels, positive=positive, groups=patients)
+    gate = fit_gate(images.errors, images.logsnr, groups=patients) if has_errors else None
+    notices = [*conformal.notices(images.classes), *triage.notices()]
     counts = np.bincount(images.labels, minlength=len(images.classes))
+    prior = np.bincount(features.labels, minlength=len(images.classes)) / len(features.labels)
     return Calibration(
         stop=stop,
         trials=images.errors.shape[2],
         counts={
-            "n": len(images.labels),
+            "n": n,
             "patients": len(set(patients)),
             "per_class": dict(zip(images.classes, counts.tolist(), strict=True)),
         },
-        probability=ProbabilityModel(
-            fitted.statistic, fitted.calibrator, weights, images.ties, density
-        ),
+        probability=ProbabilityModel(fitted.statistic, fitted.calibrator, weights, images.ties),
         candidates=fitted.candidates,
-        held_out=reliability_summary(held_out, images.labels, positive),
-        prior=dict(zip(images.classes, (counts / counts.sum()).tolist(), strict=True)),
+        held_out=reliability_summary(held_out[:n], images.labels, positive),
+        held_out_altered=None
+        if altered is None
+        else {
+            "n": len(altered.labels),
+            **reliability_summary(held_out[n:], altered.labels, positive),
+        },
+        prior=dict(zip(images.classes, prior.tolist(), strict=True)),
         prevalence=prevalence,
-        difference_bounds=_difference_bounds(images, weights),
+        difference_bounds={} if weights is None else _difference_bounds(images, weights),
         conformal=conformal,
         triage=triage,
         gate=gate,
-        warnings=(*conformal.notices(images.classes), *triage.notices(), *gate.notices()),
+        warnings=(*notices, *(gate.notices() if gate is not None else ())),
     )
 
 

@@ -49,7 +49,7 @@ def fit_logit(
     num_images, num_classes, num_features = features.shape
     share = (np.ones(num_images) if image_weights is None else image_weights)[:, None] / num_images
     given = np.zeros(num_classes) if offsets is None else offsets
-    columns = features.reshape(-1, num_features)
+    columns = features.reshape(num_images * num_classes, num_features)
 
     def objective(p: np.ndarray) -> tuple[float, np.ndarray]:
         w, biases = p[:num_features], p[num_features:]

@@ -7,8 +7,8 @@ Where classes are met more or less often but look the same (label shift), Bayes'
 The deployed shares are given, or estimated from the unlabelled images themselves by expectation
 maximisation (Saerens, Latinne and Decaestecker 2002): the mean of p' over the images becomes the
 next estimate of the deployed shares until nothing changes. Labels of the deployed images are never
-used. Neither helps against images that look different, as those of another scanner do: for those
-see `diffdx.uncertainty.site`.
+used. Neither helps against images that look different, as those of another scanner do: what may
+help there is a calibration on altered copies (`diffdx.data.alterations`).
 """
 
 import math
@@ -43,19 +43,6 @@ def correct_prevalence(prob: Probabilities, prior: Shares, deployed: Shares) -> 
     return np.asarray(moved / moved.sum(axis=1, keepdims=True))
 
 
-def require_images(count: int, prevalence: str) -> None:
-    """Check that there are enough images to estimate a prevalence from.
-
-    Raises:
-        ConfigError: if there are fewer than `EM_MIN_IMAGES`.
-    """
-    if count < EM_MIN_IMAGES:
-        raise ConfigError(
-            f"--prevalence {prevalence} needs at least {EM_MIN_IMAGES} images, there are {count}; "
-            "give the prevalence as a number"
-        )
-
-
 def estimate_prevalence(prob: Probabilities, prior: Shares) -> Shares:
     """Return the class shares under which unlabelled images are likeliest.
 
@@ -66,7 +53,11 @@ def estimate_prevalence(prob: Probabilities, prior: Shares) -> Shares:
     Raises:
         ConfigError: if there are too few images to estimate from.
     """
-    require_images(len(prob), "em")
+    if len(prob) < EM_MIN_IMAGES:
+        raise ConfigError(
+            f"--prevalence em needs at least {EM_MIN_IMAGES} images, there are {len(prob)}; "
+            "give the prevalence as a number"
+        )
     shares = prior
     for _ in range(_MAX_ROUNDS):
         found = np.maximum(correct_prevalence(prob, prior, shares).mean(axis=0), _LEAST_SHARE)
@@ -80,12 +71,12 @@ def estimate_prevalence(prob: Probabilities, prior: Shares) -> Shares:
 
 def parse_prevalence(
     text: str, classes: list[str], positive: str | None
-) -> dict[str, float] | Literal["em", "site"]:
+) -> dict[str, float] | Literal["em"]:
     """Return the deployed class shares that `--prevalence` names, or how to estimate them.
 
     Args:
-        text: `em`; `site` (see `diffdx.uncertainty.site`); the positive class's share in (0, 1); or
-            shares of all classes as in `NORMAL=0.7,PNEUMONIA=0.3`.
+        text: `em`; the positive class's share in (0, 1); or shares of all classes as in
+            `NORMAL=0.7,PNEUMONIA=0.3`.
         classes: The model's classes.
         positive: The class that a single number means.
 
@@ -95,12 +86,6 @@ def parse_prevalence(
     """
     if text == "em":
         return "em"
-    if text == "site":
-        if len(classes) != 2:
-            raise ConfigError(
-                f"--prevalence site needs two classes, not {len(classes)}; use em or shares"
-            )
-        return "site"
     names = ", ".join(f"{name}=SHARE" for name in classes)
     if "=" in text:
         pairs = [part.rpartition("=") for part in text.split(",")]
@@ -123,5 +108,5 @@ def _share(number: str, text: str) -> float:
     except ValueError:
         share = math.nan
     if not 0 < share < 1:
-        raise ConfigError(f"--prevalence {text}: use em, site, or shares above 0 and below 1")
+        raise ConfigError(f"--prevalence {text}: use em, or shares above 0 and below 1")
     return share

@@ -97,6 +97,25 @@ def test_a_stopped_run_has_an_entry_of_its_own(copy):
     )
 
 
+def test_altered_copies_are_classified_beside_and_fitted_to(copy):
+    with_copies = invoke(0, "calibrate", copy, DATA, *FEW, "--altered")
+    assert "altered copies, likewise held out" in with_copies.stdout
+    copies = pd.read_parquet(copy / "calibration-altered" / "predictions.parquet")
+    images = pd.read_parquet(copy / "calibration" / "predictions.parquet")
+    assert list(copies["image_id"]) == list(images["image_id"])
+    assert not np.array_equal(copies["mean_error_NORMAL"], images["mean_error_NORMAL"])
+    warnings = json.loads((copy / "calibration-altered" / "classify.json").read_text())["warnings"]
+    assert any("altered copy" in warning for warning in warnings)
+    entry = json.loads((copy / "calibration.json").read_text())["by_stop"]["none"]
+    assert entry["probability"]["held_out_altered"]["n"] == entry["n"]
+    # From the folders alone the same comes out; without the copies' folder it is said.
+    again = invoke(0, "calibrate", copy, copy / "calibration", "--altered")
+    assert again.stdout == with_copies.stdout
+    shutil.rmtree(copy / "calibration-altered")
+    says = refused(2, "calibrate", copy, copy / "calibration", "--altered")
+    assert "calibration-altered/classify.json: no such file" in says
+
+
 def test_trials_and_stops_that_cannot_be_replayed_are_refused(copy):
     says = refused(2, "calibrate", copy, copy / "calibration", "--trials=7")
     assert "5 trials" in says
@@ -195,6 +214,14 @@ def test_fitted_rules_decide_and_stop_online_as_replayed(copy, tmp_path, rule, s
         assert tables[0][column].tolist() == tables[1][column].tolist()
     summary = json.loads(invoke(0, "evaluate", tmp_path / "online", "--json").stdout)
     assert (summary["rule"], summary["stop"]) == (rule[0].split("=")[1], stop)
+
+
+def test_a_calibration_that_cannot_be_read_is_replaced(copy):
+    path = copy / "calibration.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
+    assert "run `diffdx calibrate` again" in refused(1, "classify", copy, DATA, *FEW, "--limit=2")
+    invoke(0, "calibrate", copy, copy / "calibration")
+    assert list(json.loads(path.read_text())["by_stop"]) == ["none"]
 
 
 def test_a_rule_that_needs_a_calibration_says_so(run, calibrated, tmp_path):

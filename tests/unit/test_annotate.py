@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffdx.errors import CheckpointError, ConfigError, DataError
+from diffdx.errors import CheckpointError, DataError
 from diffdx.evaluation import evaluate_predictions, read_predictions
 from diffdx.uncertainty.annotate import annotate
 from diffdx.uncertainty.calibration import CalibrationFile
@@ -100,14 +100,10 @@ def test_prevalence_moves_the_odds_but_neither_sets_nor_triage(folder, run, entr
     assert (deployed.source, deployed.shares["PNEUMONIA"]) == ("given", 0.2)
 
 
-def test_em_and_site_read_the_images_or_say_that_they_are_too_few(folder, run, entry, tmp_path):
-    model = replace(entry.probability, statistic="weighted")
-    both = {"none": replace(entry, probability=model, prevalence="site")}
-    CalibrationFile(SHA, CLASSES, "PNEUMONIA", both).write(run)
+def test_em_reads_the_images_or_says_that_they_are_too_few(folder, run, entry, tmp_path):
+    CalibrationFile(SHA, CLASSES, "PNEUMONIA", {"none": replace(entry, prevalence="em")}).write(run)
     assert annotate(folder, run) == []
-    assert read_deployment(folder).source == "site"
-    annotate(folder, run, prevalence="em")
-    assert (read_deployment(folder).source, read_deployment(folder).shift) == ("em", 0.0)
+    assert read_deployment(folder).source == "em"
     kept = pd.read_parquet(folder / "predictions.parquet")["image_id"][:49].tolist()
     for name in ("predictions", "errors"):
         table = pd.read_parquet(folder / f"{name}.parquet")
@@ -115,10 +111,6 @@ def test_em_and_site_read_the_images_or_say_that_they_are_too_few(folder, run, e
     (warning,) = annotate(folder, run, prevalence="em")
     assert "em needs at least 50 images, there are 49" in warning
     assert read_deployment(folder).source == "calib"
-    vote = {"none": replace(entry, probability=replace(model, statistic="vote"))}
-    CalibrationFile(SHA, CLASSES, "PNEUMONIA", vote).write(run)
-    with pytest.raises(ConfigError, match="site needs a calibration of the weighted statistic"):
-        annotate(folder, run, prevalence="site")
 
 
 def test_no_entry_that_fits_means_no_columns_and_a_command(folder, run, tmp_path):

@@ -117,19 +117,46 @@ def test_the_weighted_rule_beats_or_equals_the_vote(entry, unseen):
     assert weighted >= vote - 3 * np.sqrt(0.25 / IMAGES)
 
 
+def misleading(images, seed):
+    """The images where a site adds to the errors of class B at high noise, each its amount."""
+    amount = np.random.default_rng(seed).normal(size=(len(images.labels), 1))
+    errors = images.errors.copy()
+    errors[:, 1] = np.maximum(errors[:, 1] + np.where(images.logsnr < 0, amount, 0), 1e-6)
+    return replace(images, errors=errors.astype(np.float32))
+
+
+def test_copies_teach_the_probabilities_alone(entry, calib, unseen):
+    copies = misleading(calib, seed=1)
+    taught = fit_calibration(calib, copies, stop="none")
+    there = misleading(unseen[0], seed=2)
+
+    def log_loss_there(entry):
+        prob = entry.probability.probabilities(there.errors, there.logsnr)
+        return -np.log(prob[np.arange(IMAGES), there.labels]).mean()
+
+    assert log_loss_there(taught) < log_loss_there(entry) - 0.1
+    assert taught.held_out_altered["n"] == IMAGES
+    # Held out patient by patient, so it says what a new image there meets.
+    assert abs(taught.held_out_altered["log_loss"] - log_loss_there(taught)) < 0.1
+    assert entry.held_out_altered is None
+    for part in ("conformal", "triage", "gate"):
+        assert getattr(taught, part) == getattr(entry, part)
+
+
 def test_an_entry_comes_back_from_its_file(entry, calib, tmp_path):
     file = CalibrationFile("ab" * 32, ("A", "B"), "B", {}).with_entry(entry)
     path = file.write(tmp_path)
     assert "not a medical device" in json.loads(path.read_text())["notice"]
     again = read_calibration(tmp_path)
     assert again == file
-    found = again.find("none", TRIALS)
+    run = {"stop": "none", "rule": "vote", "space": "v", "trials": TRIALS}
+    found = again.find(run)
     np.testing.assert_array_equal(
         found.probability.probabilities(calib.errors, calib.logsnr),
         entry.probability.probabilities(calib.errors, calib.logsnr),
     )
-    assert again.find("none", 11) is None
-    assert again.find("exact", TRIALS) is None
+    assert again.find(run | {"trials": 11}) is None
+    assert again.find(run | {"stop": "exact"}) is None
     assert read_calibration(tmp_path / "elsewhere") is None
 
 
@@ -138,8 +165,8 @@ def test_a_damaged_or_newer_file_is_named(entry, tmp_path):
     stored = json.loads(path.read_text())
     for content, says in (
         ("{", "damaged"),
-        (json.dumps(stored | {"format_version": 99}), "format_version 99, this diffdx reads 1"),
-        (json.dumps({"format_version": 1}), "damaged .KeyError: 'model_sha256'"),
+        (json.dumps(stored | {"format_version": 99}), "format_version 99, this diffdx reads 2"),
+        (json.dumps({"format_version": 2}), "damaged .KeyError: 'model_sha256'"),
     ):
         path.write_text(content)
         with pytest.raises(CheckpointError, match=says):
@@ -212,3 +239,40 @@ def test_what_is_too_little_is_refused(calib):
     one_patient = replace(some(calib, few), patients=["p"] * len(few))
     with pytest.raises(DataError, match="1 of A, 1 of B"):
         fit_calibration(one_patient, stop="none")
+
+
+def test_a_baseline_is_calibrated_from_its_softmax():
+    rng = np.random.default_rng(3)
+    n = 600
+    y = (rng.random(2 * n) < 0.6).astype(np.int64)
+    z = 2 * (y - 0.5) + rng.normal(size=2 * n)
+    # The log odds of the posterior are 2 z + log(.6 / .4); the softmax claims three times as much.
+    odds = 3 * (2 * z + np.log(0.6 / 0.4))
+    softmax = np.exp(-np.logaddexp(0, np.stack([odds, -odds], axis=1)))
+    truth = 1 / (1 + np.exp(-(odds / 3)))
+
+    def images(rows):
+        count = len(y[rows])
+        return CalibrationImages(
+            np.empty((count, 2, 0)),
+            np.empty((count, 0)),
+            y[rows],
+            [f"patient {i}" for i in range(count)],
+            ("A", "B"),
+            "B",
+            softmax=softmax[rows],
+        )
+
+    entry = fit_calibration(images(slice(None, n)), stop="none")
+    assert (entry.probability.statistic, entry.trials, entry.gate) == ("softmax", 0, None)
+    assert entry.difference_bounds == {}
+    new = images(slice(n, None))
+    prob = entry.probability.probabilities(new.errors, new.logsnr, new.softmax)[:, 1]
+    # A slope and a bias from 600 labels: some hundredths of a probability at most.
+    assert np.abs(prob - truth[n:]).max() < 0.1
+    assert np.abs(prob - truth[n:]).mean() < 0.02
+    covered = entry.conformal.sets(new.shares)[np.arange(n), new.labels].mean()
+    assert covered >= 0.9 - 3 * np.sqrt(0.9 * 0.1 * 2 / n)
+    file = CalibrationFile("ab" * 32, ("A", "B"), "B", {"none": entry})
+    run = {"stop": None, "rule": "softmax", "space": None, "trials": None}
+    assert file.find(run) is entry

@@ -72,7 +72,6 @@ def test_a_number_means_the_positive_class():
     assert parse_prevalence("0.2", CLASSES, "PNEUMONIA") == {"NORMAL": 0.8, "PNEUMONIA": 0.2}
     assert parse_prevalence("0.2", CLASSES, "NORMAL") == {"NORMAL": 0.2, "PNEUMONIA": 0.8}
     assert parse_prevalence("em", CLASSES, None) == "em"
-    assert parse_prevalence("site", CLASSES, None) == "site"
     three = parse_prevalence("C=0.5, A=0.2, B=0.3", ["A", "B", "C"], None)
     assert list(three.items()) == [("A", 0.2), ("B", 0.3), ("C", 0.5)]
 
@@ -80,7 +79,7 @@ def test_a_number_means_the_positive_class():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("half", "use em, site, or shares"),
+        ("half", "use em, or shares"),
         ("0", "above 0 and below 1"),
         ("1.0", "above 0 and below 1"),
         ("nan", "above 0 and below 1"),
@@ -92,11 +91,6 @@ def test_a_number_means_the_positive_class():
 def test_shares_that_mean_nothing_are_refused(text, says):
     with pytest.raises(ConfigError, match=says):
         parse_prevalence(text, CLASSES, "PNEUMONIA")
-
-
-def test_a_shift_needs_two_classes():
-    with pytest.raises(ConfigError, match="site needs two classes, not 3"):
-        parse_prevalence("site", ["A", "B", "C"], None)
 
 
 def test_one_number_needs_a_positive_class_of_two():
