@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -35,6 +36,7 @@ class Record:
         label: Class name; None where unknown.
         patient_id: None where unknown.
         role: The publisher's split, one of train, val, calib, test; None where there is none.
+        metadata: What else is known, as text by column name: age, sex, site, lesion_id, ...
     """
 
     image_id: str
@@ -42,6 +44,16 @@ class Record:
     label: str | None = None
     patient_id: str | None = None
     role: str | None = None
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def caution(self) -> str | None:
+        """Why an answer on this image should not be relied on, as far as its file says."""
+        named = {"out_of_scope": "out of scope", "burned_in": "burned-in text"}
+        known = [
+            f"{name}: {self.metadata[key]}" for key, name in named.items() if key in self.metadata
+        ]
+        return "; ".join(known) or None
 
 
 @runtime_checkable
@@ -60,12 +72,28 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FileSource:
-    """Pixels from image files; `frame` is the frame read from files that hold several."""
+    """Pixels from image files.
+
+    Attributes:
+        frame: The frame read from files that hold several.
+        refuse_burned_in: Fail on images that may show text, such as a patient's name.
+    """
 
     frame: int | None = None
+    refuse_burned_in: bool = False
 
     def pixels(self, record: Record) -> Pixels:
-        """Return the pixels of the record's file; see `read_image`."""
+        """Return the pixels of the record's file; see `read_image`.
+
+        Raises:
+            DataError: as `read_image`; also if burned-in text is refused and cannot be ruled out.
+        """
+        burned_in = record.metadata.get("burned_in")
+        if self.refuse_burned_in and burned_in:
+            raise DataError(
+                f"{record.path!r}: text may be burned into the image ({burned_in}); remove it, or "
+                "leave out --refuse-burned-in"
+            )
         return read_image(record.path, frame=self.frame)
 
     def mask(self, record: Record) -> None:
@@ -84,7 +112,7 @@ class FileSource:
 class MemorySource:
     """Pixels from decoded images; the image id of a record is its position."""
 
-    images: Sequence[Pixels]
+    images: Sequence[Pixels] = dataclasses.field(repr=False)
 
     def pixels(self, record: Record) -> Pixels:
         """Return the image at the record's position."""
@@ -111,6 +139,9 @@ class Dataset:
             classes.
         has_patients: Whether every record names its patient.
         warnings: What a reader of any result built on this dataset must know.
+        source: Where the pixels come from.
+        spare: Images that a rule left out, to balance the classes. A splits file may name them, so
+            `select` finds them; nothing else does.
     """
 
     name: str
@@ -120,6 +151,43 @@ class Dataset:
     has_patients: bool
     warnings: list[str]
     source: Source
+    spare: Sequence[Record] = ()
+
+    @classmethod
+    def of_files(
+        cls,
+        name: str,
+        records: list[Record],
+        warnings: list[str],
+        *,
+        spare: Sequence[Record] = (),
+        positive: str | None = None,
+        source: Source | None = None,
+    ) -> "Dataset":
+        """Return the dataset of these records; its classes are the labels that occur.
+
+        Args:
+            name: Short name for reports.
+            records: The images.
+            warnings: What a reader of results must know.
+            spare: See the class.
+            positive: The positive class, if the user names one.
+            source: Where the pixels come from; by default, the records' files.
+
+        Raises:
+            ConfigError: if `positive` is no class of the data.
+        """
+        classes = tuple(sorted({record.label for record in records if record.label is not None}))
+        return cls(
+            name=name,
+            records=records,
+            classes=classes,
+            positive=choose_positive(classes, positive),
+            has_patients=all(record.patient_id is not None for record in records),
+            warnings=warnings,
+            source=source or FileSource(),
+            spare=spare,
+        )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -150,7 +218,9 @@ class Dataset:
 
     def subset(self, records: Sequence[Record]) -> "Dataset":
         """Return the dataset of these records only; classes and positive class stay as they are."""
-        return dataclasses.replace(self, records=list(records), warnings=list(self.warnings))
+        return dataclasses.replace(
+            self, records=list(records), warnings=list(self.warnings), spare=()
+        )
 
     def select(self, image_ids: Iterable[str]) -> "Dataset":
         """Return the dataset of the records with these ids, in the order given.
@@ -158,7 +228,7 @@ class Dataset:
         Raises:
             DataError: if an id is not in the dataset: a split made for other data would be used.
         """
-        by_id = {record.image_id: record for record in self.records}
+        by_id = {record.image_id: record for record in chain(self.spare, self.records)}
         wanted = list(image_ids)
         missing = [image_id for image_id in wanted if image_id not in by_id]
         if missing:

@@ -1,8 +1,8 @@
 """Image files -> arrays of stored pixels: uint8 or uint16, grey (H, W) or RGB (H, W, 3).
 
-A file is judged by its content, never by its name, and only PNG, JPEG, TIFF and BMP are opened.
-Every way to fail is a `DataError` that names the file, so that a batch can turn it into an error
-row.
+A file is judged by its content, never by its name, and only PNG, JPEG, TIFF, BMP and DICOM are
+opened; for DICOM see `data.dicom_worker`. Every way to fail is a `DataError` that names the file,
+so that a batch can turn it into an error row.
 
 | stored as                     | read as                                                          |
 |-------------------------------|------------------------------------------------------------------|
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diffdx._typing import Pixels
+from diffdx.data.dicom import HEAD_BYTES, is_dicom, lacks_preamble, read_dicom
 from diffdx.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -50,11 +51,25 @@ def read_image(
         Pixels (H, W) or (H, W, 3), uint8 in 0..255 or uint16 in 0..65535.
 
     Raises:
-        DataError: if the file is no image of the four formats, is damaged or cut short (half an
+        DataError: if the file is no image of the five formats, is damaged or cut short (half an
             image is never returned), is too large, too small or too elongated to be resized with
             sense, has several frames and `frame` does not choose one, or holds no contrast or
             non-finite values.
+        ConfigError: for DICOM, if the extra `dicom` is not installed.
     """
+    with _open_regular(path) as file:
+        head = file.read(HEAD_BYTES)
+    if is_dicom(head):
+        pixels = read_dicom(path, max_pixels=max_pixels, frame=frame)
+        _check_size((pixels.shape[1], pixels.shape[0]), path, max_pixels)
+    else:
+        pixels = _read_picture(path, head, max_pixels, frame)
+    if pixels.min() == pixels.max():
+        raise DataError(f"{str(path)!r}: no contrast, every pixel is the same; replace the file")
+    return pixels
+
+
+def _read_picture(path: str | Path, head: bytes, max_pixels: int, frame: int | None) -> Pixels:
     with _open_regular(path) as file:
         try:
             image = Image.open(file, formats=FORMATS)
@@ -62,12 +77,17 @@ def read_image(
             _check_size(image.size, path, max_pixels)
             white_is_zero = _is_white_zero(image)
             image.load()
-            pixels = _to_array(ImageOps.exif_transpose(image), path, white_is_zero)
+            return _to_array(ImageOps.exif_transpose(image), path, white_is_zero)
         except DataError:
             raise
         except UnidentifiedImageError as error:
+            if lacks_preamble(head):
+                raise DataError(
+                    f"{str(path)!r}: DICOM data without the preamble of a DICOM file; "
+                    "write it again as a file"
+                ) from error
             raise DataError(
-                f"{str(path)!r}: not an image of a known format ({', '.join(FORMATS)}); "
+                f"{str(path)!r}: not an image of a known format ({', '.join(FORMATS)}, DICOM); "
                 "convert it or remove it from the input"
             ) from error
         except Image.DecompressionBombError as error:
@@ -77,9 +97,6 @@ def read_image(
         except Exception as error:  # decoders raise nearly any built-in type on damaged files
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"{str(path)!r}: damaged image ({reason}); replace the file") from error
-    if pixels.min() == pixels.max():
-        raise DataError(f"{str(path)!r}: no contrast, every pixel is the same; replace the file")
-    return pixels
 
 
 def _open_regular(path: str | Path) -> BinaryIO:

@@ -6,19 +6,21 @@
 | folder of class folders                | folder names       | none                          |
 | train/ val/ test/ of class folders     | inner folder names | split by outer folder         |
 | folder of files; one file              | none               | none                          |
-| phantoms:KIND?n=400&difficulty=0.5     | known              | known patients, no split      |
+| NAME:ROOT, a set of `data.layouts`     | the publishers'    | the publishers' or the rule's |
 
 Files are taken whatever their name is: whether one is an image is decided on reading. Hidden files
-are left out.
+are left out. DICOM files are asked for what they say of themselves; see `data.dicom_records`.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from diffdx.data.dataset import Dataset, FileSource, Record, choose_positive, listing
-from diffdx.data.phantoms import open_phantoms
+from diffdx.data.dicom_records import add_dicom_facts
+from diffdx.data.layouts import LAYOUTS, open_layout
 from diffdx.data.tables import ROLES_BY_NAME, read_table
 from diffdx.errors import ConfigError, DataError
 
@@ -28,7 +30,12 @@ _LAYOUT = re.compile(r"([A-Za-z][A-Za-z0-9_]+):(.*)", re.DOTALL)
 
 
 def open_dataset(
-    spec: str | Path, *, positive: str | None = None, frame: int | None = None
+    spec: str | Path,
+    *,
+    positive: str | None = None,
+    frame: int | None = None,
+    uncertain: str | None = None,
+    refuse_burned_in: bool = False,
 ) -> Dataset:
     """Return the dataset that `spec` names, by the table at the head of this module.
 
@@ -36,6 +43,8 @@ def open_dataset(
         spec: A path, or NAME:ROOT for a known layout.
         positive: The class that F1 and AUROC mean; needed for two classes of unknown names.
         frame: Which frame to read of files that hold several, from 0.
+        uncertain: What CheXpert's uncertain labels become: drop, zero or one.
+        refuse_burned_in: Fail on DICOM images that may show text, such as a patient's name.
 
     Raises:
         DataError: if nothing is there, a class folder is empty, or the table is faulty.
@@ -43,10 +52,15 @@ def open_dataset(
     """
     layout = _LAYOUT.fullmatch(str(spec))
     if layout and not os.path.lexists(spec):
-        if layout[1].lower() != "phantoms":
-            raise DataError(f"{str(spec)!r}: unknown layout {layout[1]!r}; known: phantoms")
-        dataset = open_phantoms(layout[2])
+        if layout[1].lower() not in LAYOUTS:
+            known = ", ".join(LAYOUTS)
+            raise DataError(f"{str(spec)!r}: unknown layout {layout[1]!r}; known: {known}")
+        dataset = open_layout(layout[1].lower(), layout[2], uncertain=uncertain)
         dataset.positive = choose_positive(dataset.classes, positive) or dataset.positive
+        if isinstance(dataset.source, FileSource):
+            dataset.records, facts = add_dicom_facts(dataset.records)
+            dataset.warnings += facts
+            dataset.source = FileSource(frame, refuse_burned_in)
         return dataset
     path = Path(spec)
     if path.is_dir():
@@ -57,12 +71,23 @@ def open_dataset(
         records, warnings = [Record(image_id=path.name, path=str(path))], []
     else:
         raise DataError(f"{str(spec)!r}: no such file or folder; check the path")
-    name = path.stem if path.is_file() else path.resolve().name
-    return _dataset(name, records, warnings, positive, frame)
+    records, facts = add_dicom_facts(records)
+    return Dataset.of_files(
+        path.stem if path.is_file() else path.resolve().name,
+        records,
+        warnings + facts,
+        positive=positive,
+        source=FileSource(frame, refuse_burned_in),
+    )
 
 
 def open_inputs(
-    inputs: Sequence[str | Path], *, positive: str | None = None, frame: int | None = None
+    inputs: Sequence[str | Path],
+    *,
+    positive: str | None = None,
+    frame: int | None = None,
+    uncertain: str | None = None,
+    refuse_burned_in: bool = False,
 ) -> Dataset:
     """Return one dataset of everything that is named, each file once.
 
@@ -75,41 +100,33 @@ def open_inputs(
     """
     if not inputs:
         raise ConfigError("no input: name at least one image, folder or table")
-    datasets = [open_dataset(spec, positive=None, frame=frame) for spec in inputs]
+    datasets = [
+        open_dataset(spec, frame=frame, uncertain=uncertain, refuse_burned_in=refuse_burned_in)
+        for spec in inputs
+    ]
     if len(datasets) == 1:
         dataset = datasets[0]
         dataset.positive = choose_positive(dataset.classes, positive) or dataset.positive
         return dataset
     if not all(isinstance(dataset.source, FileSource) for dataset in datasets):
-        raise ConfigError("phantoms cannot be mixed with other inputs; give them alone")
+        raise ConfigError(
+            "phantoms and MedMNIST cannot be mixed with other inputs; give them alone"
+        )
     by_path: dict[str, Record] = {}
     for record in (record for dataset in datasets for record in dataset.records):
         image_id = Path(record.path).as_posix()
-        entry = Record(image_id, record.path, record.label, record.patient_id, record.role)
+        entry = dataclasses.replace(record, image_id=image_id)
         by_path.setdefault(os.path.abspath(record.path), entry)
     warnings = [warning for dataset in datasets for warning in dataset.warnings]
     repeats = sum(map(len, datasets)) - len(by_path)
     if repeats:
         warnings.append(f"{repeats} files were named more than once: each is read once.")
-    return _dataset(f"{len(inputs)} inputs", list(by_path.values()), warnings, positive, frame)
-
-
-def _dataset(
-    name: str,
-    records: list[Record],
-    warnings: list[str],
-    positive: str | None,
-    frame: int | None,
-) -> Dataset:
-    classes = tuple(sorted({record.label for record in records if record.label is not None}))
-    return Dataset(
-        name=name,
-        records=records,
-        classes=classes,
-        positive=choose_positive(classes, positive),
-        has_patients=all(record.patient_id is not None for record in records),
-        warnings=warnings,
-        source=FileSource(frame),
+    return Dataset.of_files(
+        f"{len(inputs)} inputs",
+        list(by_path.values()),
+        warnings,
+        positive=positive,
+        source=FileSource(frame, refuse_burned_in),
     )
 
 

@@ -1,21 +1,25 @@
 """metadata.csv: which image has which label, patient and split.
 
-Columns: `path` (relative to the table), `label`, `patient_id`, `split`; others are ignored. Only
-`path` is needed to classify, `path` and `label` to train. Delimiter comma, semicolon or tab; UTF-8
-with or without a byte order mark. A row is counted as a spreadsheet shows it: the header is row 1.
+Columns: `path` (relative to the table), `label`, `patient_id`, `split`; others are kept as the
+record's metadata. Only `path` is needed to classify, `path` and `label` to train. Delimiter comma,
+semicolon or tab; UTF-8 with or without a byte order mark. A row is counted as a spreadsheet shows
+it: the header is row 1.
 """
 
 import csv
+import gzip
 import io
 import os
 import posixpath
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffdx.data.dataset import Record, listing
 from diffdx.errors import DataError
 
+COLUMNS = ("path", "label", "patient_id", "split")
 DELIMITERS = ",;\t"
 ROLES_BY_NAME = {
     "train": "train",
@@ -30,7 +34,7 @@ _FLAGS = frozenset({"", "0", "1", "-1", "0.0", "1.0", "-1.0"})
 
 
 @dataclass
-class _Table:
+class Table:
     """The rows of a table by column name, each with its row number."""
 
     path: Path
@@ -38,7 +42,21 @@ class _Table:
     rows: list[tuple[int, dict[str, str]]] = field(default_factory=list)
 
     def column(self, name: str) -> Iterator[tuple[int, str]]:
+        """Return the cells of a column with their row numbers."""
         return ((number, row[name]) for number, row in self.rows)
+
+    def require(self, *names: str) -> None:
+        """Check that the table has these columns.
+
+        Raises:
+            DataError: naming those that it lacks, so that it can be seen which table was meant.
+        """
+        missing = [name for name in names if name not in self.columns]
+        if missing:
+            raise DataError(
+                f"{str(self.path)!r}: no column {listing(missing)}; found "
+                f"{listing(self.columns)}, expected {', '.join(names)}: is this the right table?"
+            )
 
 
 def read_table(path: Path) -> tuple[list[Record], list[str]]:
@@ -50,7 +68,7 @@ def read_table(path: Path) -> tuple[list[Record], list[str]]:
             disagree), a label has outer spaces (it would become a class of its own) or holds
             several findings, a split is unknown, or none of the files exists.
     """
-    table = _parse(path)
+    table = parse_table(path)
     if "path" not in table.columns:
         raise DataError(
             f"{str(path)!r}: no column 'path'; found {listing(table.columns)}, "
@@ -71,18 +89,33 @@ def read_table(path: Path) -> tuple[list[Record], list[str]]:
             f"{path.name}: {blank} of {len(records)} rows have a blank patient_id: "
             "each is taken for a patient of its own."
         )
+    return records, warnings + check_presence(path, records, "give paths relative to the table")
+
+
+def check_presence(table: Path, records: Sequence[Record], advice: str) -> list[str]:
+    """Return a warning if some files that a table lists do not exist.
+
+    Raises:
+        DataError: if none does, with the advice: the place is wrong then, not the files.
+    """
     missing = [record.image_id for record in records if not os.path.lexists(record.path)]
-    if len(missing) == len(records):
+    if missing and len(missing) == len(records):
         raise DataError(
-            f"{str(path)!r}: none of the {len(records)} files in column 'path' exists "
-            f"({listing(missing)}); give paths relative to the table"
+            f"{str(table)!r}: none of the {len(records)} files that it lists exists "
+            f"({listing(missing)}); {advice}"
         )
     if missing:
-        warnings.append(f"{path.name}: {len(missing)} files do not exist ({listing(missing)}).")
-    return records, warnings
+        return [f"{table.name}: {len(missing)} files do not exist ({listing(missing)})."]
+    return []
 
 
-def _parse(path: Path) -> _Table:
+def parse_table(path: Path, *, keep: Callable[[dict[str, str]], bool] = bool) -> Table:
+    """Return a CSV file's rows for which `keep` holds, by column name; `.gz` is unpacked.
+
+    Raises:
+        DataError: naming row and column, if the text is not UTF-8 or not CSV, a row has too few or
+            too many cells, or there are no rows.
+    """
     text = _read_text(path)
     header = text.partition("\n")[0]
     delimiter = max(DELIMITERS, key=header.count)
@@ -92,7 +125,7 @@ def _parse(path: Path) -> _Table:
         doubled = sorted({name for name in columns if columns.count(name) > 1})
         if doubled:
             raise DataError(f"{str(path)!r}: two columns are called {listing(doubled)}; rename one")
-        table = _Table(path, columns)
+        table, empty = Table(path, columns), True
         for cells in reader:
             if not cells:
                 continue
@@ -101,13 +134,16 @@ def _parse(path: Path) -> _Table:
                     f"{str(path)!r}: row {reader.line_num} has {len(cells)} cells, the header has "
                     f"{len(columns)}; quote cells that hold {delimiter!r}"
                 )
-            table.rows.append((reader.line_num, dict(zip(columns, cells, strict=True))))
+            row = dict(zip(columns, cells, strict=True))
+            if keep(row):
+                table.rows.append((reader.line_num, row))
+            empty = False
     except csv.Error as error:
         raise DataError(
             f"{str(path)!r}: row {reader.line_num} is not valid CSV ({error}); "
             "save the table again as CSV"
         ) from error
-    if not table.rows:
+    if empty:
         raise DataError(f"{str(path)!r}: the table has no rows; list one image per row")
     return table
 
@@ -115,8 +151,11 @@ def _parse(path: Path) -> _Table:
 def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{str(path)!r}: cannot be read ({error.strerror})") from error
+        if path.suffix.lower() == ".gz":
+            raw = gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or "not a whole gzip file"
+        raise DataError(f"{str(path)!r}: cannot be read ({reason}); check the path") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -141,10 +180,11 @@ def _record(table_path: Path, row: dict[str, str]) -> Record:
         label=None if label.strip().lower() in ("", "nan") else label,
         patient_id=row.get("patient_id", "").strip() or None,
         role=ROLES_BY_NAME[role] if role else None,
+        metadata={name: value for name, value in row.items() if name not in COLUMNS},
     )
 
 
-def _check_paths(table: _Table, records: list[Record]) -> None:
+def _check_paths(table: Table, records: list[Record]) -> None:
     first_row: dict[str, int] = {}
     for (number, row), record in zip(table.rows, records, strict=True):
         if not row["path"].strip():
@@ -157,7 +197,7 @@ def _check_paths(table: _Table, records: list[Record]) -> None:
         first_row[record.image_id] = number
 
 
-def _check_labels(table: _Table) -> None:
+def _check_labels(table: Table) -> None:
     spaced = [f"row {n}: {label}" for n, label in table.column("label") if label != label.strip()]
     spaced = [entry for entry in spaced if entry.partition(": ")[2].strip()]
     if spaced:
@@ -172,7 +212,7 @@ def _check_labels(table: _Table) -> None:
         )
 
 
-def _check_roles(table: _Table) -> None:
+def _check_roles(table: Table) -> None:
     unknown = [
         f"row {n}: {role}"
         for n, role in table.column("split")
@@ -185,12 +225,11 @@ def _check_roles(table: _Table) -> None:
         )
 
 
-def _explain_missing_label(table: _Table) -> str:
+def _explain_missing_label(table: Table) -> str:
     flags = [
         name
         for name in table.columns
-        if name not in ("path", "patient_id", "split")
-        and all(value.strip() in _FLAGS for _, value in table.column(name))
+        if name not in COLUMNS and all(value.strip() in _FLAGS for _, value in table.column(name))
     ]
     if len(flags) > 1:
         return (

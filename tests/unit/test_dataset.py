@@ -95,7 +95,7 @@ class TestFolders:
         put(tmp_path / "b", "train/cat/1.png", "unlabelled/1.png")
         with pytest.raises(DataError, match=r"unlabelled.*none of train, val"):
             open_dataset(tmp_path / "b")
-        with pytest.raises(DataError, match="unknown layout 'chexprt'; known: phantoms"):
+        with pytest.raises(DataError, match="unknown layout 'chexprt'; known: chexpert, isic2020"):
             open_dataset("chexprt:/data")
 
 
@@ -108,8 +108,8 @@ class TestTables:
         text = mark + end.join(lines).replace(",", delimiter) + end
         dataset = open_dataset(table(tmp_path, text))
         assert dataset.records == [
-            Record("a.png", str(tmp_path / "a.png"), "cat", "007", "train"),
-            Record("b.png", str(tmp_path / "b.png"), "dog", "8", None),
+            Record("a.png", str(tmp_path / "a.png"), "cat", "007", "train", {"age": "5"}),
+            Record("b.png", str(tmp_path / "b.png"), "dog", "8", None, {"age": "6"}),
         ]
         assert dataset.has_patients
         assert not dataset.warnings
@@ -140,7 +140,7 @@ class TestTables:
             ("path,label\na.png, Effusion \n", "spaces around 'row 2:  Effusion '"),
             ("path,label\na.png,Mass|Effusion\n", "several findings in 'row 2: Mass|Effusion'"),
             ("path,label,split\na.png,cat,tset\n", "'split' holds 'row 2: tset'; use train"),
-            ("path,label\nx/a.png,cat\n", "none of the 1 files in column 'path' exists"),
+            ("path,label\nx/a.png,cat\n", "none of the 1 files that it lists exists"),
         ],
     )
     def test_a_faulty_table_is_refused_where_it_is_faulty(self, tmp_path, text, message):
@@ -206,7 +206,7 @@ class TestInputs:
         with pytest.raises(ConfigError, match="no input"):
             open_inputs([])
         put(tmp_path, "c.png")
-        with pytest.raises(ConfigError, match="phantoms cannot be mixed"):
+        with pytest.raises(ConfigError, match="phantoms and MedMNIST cannot be mixed"):
             open_inputs(["phantoms:chest", tmp_path / "c.png"])
 
 
