@@ -13,6 +13,7 @@ less the roles that the publishers fill. All images of a patient go to one role.
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import pandas as pd
 
 from diffdx._files import atomic_path
 from diffdx.data.dataset import Dataset, Record, listing
+from diffdx.data.lists import path_endings, read_lists
 from diffdx.errors import DataError
 
 ROLES = ("train", "val", "calib", "test")
@@ -98,7 +100,7 @@ def check_splits(splits: pd.DataFrame, *, allow_leak: bool = False) -> list[str]
         message = (
             f"{len(shared)} patients are in more than one role "
             f"({', '.join(f'{count} in {pair}' for pair, count in sorted(kinds.items()))}), "
-            f"such as {', '.join(_short_hash(patient) for patient in shared[:3])} (hashed)"
+            f"such as {', '.join(short_hash(patient) for patient in shared[:3])} (hashed)"
         )
         if not allow_leak:
             raise DataError(
@@ -110,21 +112,38 @@ def check_splits(splits: pd.DataFrame, *, allow_leak: bool = False) -> list[str]
 
 
 def align_splits(splits: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
-    """Return loaded splits with the dataset's own paths, labels and patients.
+    """Return loaded splits with the dataset's own ids, paths, labels and patients.
 
-    A patient named only in the splits file is kept. Images of the dataset that the file does not
-    list are in no role.
+    An image is found by its id or, in published lists, by the end of its path: folders before it
+    and the suffix of the file do not matter. A patient named only in the splits file is kept.
+    Images of the dataset that the file does not list are in no role.
 
     Raises:
         DataError: if the file lists images that the dataset does not have.
     """
-    records = dataset.select(splits["image_id"]).records
+    records = dataset.select(_own_ids(splits["image_id"], dataset)).records
     named = splits["patient_id"] if "patient_id" in splits else [None] * len(splits)
     rows = [
         (r.image_id, r.path, r.label, r.patient_id or patient, role)
         for r, patient, role in zip(records, named, splits["role"], strict=True)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+
+
+def _own_ids(listed: Iterable[str], dataset: Dataset) -> list[str]:
+    """Return the dataset's ids of listed images; a name that fits none or several is kept."""
+    names = list(listed)
+    known = [record.image_id for record in chain(dataset.records, dataset.spare)]
+    if set(names) <= set(known):
+        return names
+    by_ending: dict[str, str | None] = {}
+    for image_id in known:
+        for ending in path_endings(image_id):
+            by_ending[ending] = None if ending in by_ending else image_id
+    return [
+        next(filter(None, (by_ending.get(ending) for ending in path_endings(name))), name)
+        for name in names
+    ]
 
 
 def save_splits(splits: pd.DataFrame, path: Path) -> None:
@@ -137,50 +156,23 @@ def save_splits(splits: pd.DataFrame, path: Path) -> None:
 
 
 def load_splits(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
-    """Return a split that was saved in one file or several; blank labels and patients are None.
+    """Return a split from one file or several: a run's splits.csv, or lists as they are published.
+
+    Blank labels and patients are None; see `data.lists` for what a list may look like.
 
     Raises:
-        DataError: if a file cannot be read, lacks image_id or role, names an unknown role, or an
-            image is listed twice (its roles could disagree).
+        DataError: if a file cannot be read, names no images or no role, or an image is listed
+            twice (its roles could disagree).
     """
-    files = [paths] if isinstance(paths, str | Path) else list(paths)
-    splits = pd.concat([_load_one(Path(file)) for file in files], ignore_index=True)
+    files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    splits = read_lists(files)
     repeated = splits.loc[splits["image_id"].duplicated(), "image_id"]
     if len(repeated):
         raise DataError(
             f"{listing(map(str, files))}: column 'image_id' lists {listing(repeated)} twice; "
             "keep one row per image"
         )
-    return splits
-
-
-def _load_one(path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(
-            path,
-            dtype=object,
-            keep_default_na=False,
-            na_values=[""],
-            encoding="utf-8-sig",
-            encoding_errors="surrogateescape",
-        )
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise DataError(
-            f"{str(path)!r}: not a readable splits file ({error}); give the splits.csv of a run"
-        ) from error
-    missing = [column for column in ("image_id", "role") if column not in frame.columns]
-    if missing:
-        raise DataError(
-            f"{str(path)!r}: no column {listing(missing)}; found {listing(frame.columns)}, "
-            f"expected {', '.join(COLUMNS)}"
-        )
-    unknown = ~frame["role"].isin(ROLES)
-    if unknown.any():
-        raise DataError(
-            f"{str(path)!r}: row {int(unknown.argmax()) + 2}, column 'role' holds "
-            f"{listing(frame.loc[unknown, 'role'].unique())}; use {', '.join(ROLES)}"
-        )
-    frame = frame.reindex(columns=list(COLUMNS)).astype(object)
+    frame = splits.reindex(columns=list(COLUMNS)).astype(object)
     return frame.where(frame.notna(), None)
 
 
@@ -207,5 +199,6 @@ def _deal(units: Sequence[Sequence[Record]], shares: dict[str, float]) -> dict[s
     return role_of
 
 
-def _short_hash(patient_id: str) -> str:
+def short_hash(patient_id: str) -> str:
+    """Return what stands for a patient's name wherever it would be seen."""
     return hashlib.sha256(patient_id.encode(errors="surrogateescape")).hexdigest()[:8]

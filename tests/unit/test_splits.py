@@ -147,7 +147,7 @@ def test_blank_patients_come_back_as_none_and_several_files_are_joined(tmp_path)
         ("image_id,label\n1,a\n", "no column 'role'; found 'image_id', 'label'"),
         ("image_id,role\n1,train\n2,dev\n", "row 3, column 'role' holds 'dev'; use train"),
         ("image_id,role\n1,train\n1,test\n", "lists '1' twice"),
-        ("", "not a readable splits file"),
+        ("", "not a readable table"),
     ],
 )
 def test_a_faulty_splits_file_is_refused(tmp_path, text, message):
