@@ -56,7 +56,7 @@ def gate_figure(stored: StoredPredictions) -> Figure:
     p = stored.table["ood_p_value"].to_numpy(dtype=np.float64)
     axes.hist(p, bins=_P_VALUE_BINS, range=(0, 1), color=COLOURS[0], alpha=0.7)
     axes.axhline(len(p) / _P_VALUE_BINS, color="0.5", lw=1, ls=":", label="if all are usual")
-    if stored.calibration is not None:
+    if stored.calibration is not None and stored.calibration.gate is not None:
         limit = stored.calibration.gate.false_alarm
         axes.axvline(limit, color=COLOURS[1], lw=1.2, label="flagged to the left")
     axes.set(xlabel="share of calibration images at least as unusual", ylabel="images")

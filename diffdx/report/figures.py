@@ -3,15 +3,12 @@
 Figures carry no statistics in words: those stand in the tables, which quote `summary.json`.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from diffdx.classification.voting import majority_vote, vote_share
 from diffdx.evaluation import StoredPredictions, by_trials, true_share_by_logsnr
+from diffdx.evaluation.predictions import BASELINE
 from diffdx.metrics import roc_curve
 from diffdx.uncertainty import selective_accuracy, vote_entropy
 
@@ -23,27 +20,8 @@ _RULE_NAMES = {
     "mean_eps": "mean, eps error",
     "mean_x": "mean, x error",
     "weighted": "weighted by log-SNR",
+    "softmax": "softmax",
 }
-_DIFFERENCE_LIMIT = 0.5
-"""Colour scale of difference maps, in model range (-1 to 1); fixed, so that maps compare."""
-
-Panel = Shaped[np.ndarray, "H W"] | Shaped[np.ndarray, "H W 3"]
-
-
-@dataclass(frozen=True)
-class Counterfactual:
-    """One image explained: what it would look like in another class (paper Eq. 5)."""
-
-    source: str
-    target: str
-    original: Panel
-    """uint8, as the two generated ones."""
-    factual: Panel
-    """Noised, and denoised as its own class."""
-    counterfactual: Panel
-    """Noised with the same noise, and denoised as the target class."""
-    difference: Float[np.ndarray, "H W"]
-    """Counterfactual minus factual in model range, mean of the channels."""
 
 
 def roc_figure(stored: StoredPredictions) -> Figure:
@@ -57,7 +35,9 @@ def roc_figure(stored: StoredPredictions) -> Figure:
     if stored.positive is None:
         curves = [(stored.rule, k, name) for k, name in enumerate(stored.classes)]
     else:
-        curves = [(rule, stored.positive, _RULE_NAMES[rule]) for rule in stored.rules]
+        curves = [
+            (rule, stored.positive, _RULE_NAMES[rule]) for rule in stored.rules or [stored.rule]
+        ]
     for (rule, k, name), colour in zip(curves, _cycle(len(curves)), strict=True):
         made = stored.decide(rule)
         fpr, tpr = roc_curve(y == k, made.scores[:, k])
@@ -76,9 +56,12 @@ def roc_figure(stored: StoredPredictions) -> Figure:
 
 
 def share_figure(stored: StoredPredictions) -> Figure:
-    """Draw each class's images over the vote share (of the positive class, else their own)."""
+    """Draw each class's images over the share (of the positive class, else their own).
+
+    The share of the votes, or of a baseline's softmax.
+    """
     figure, (axes,) = panels(1)
-    share = vote_share(majority_vote(stored.errors, ties=stored.settings["ties"]))
+    share = stored.shares
     for k, colour in enumerate(_cycle(len(stored.classes))):
         shown = share[stored.labels == k, k if stored.positive is None else stored.positive]
         axes.hist(
@@ -90,7 +73,7 @@ def share_figure(stored: StoredPredictions) -> Figure:
             label=plain(f"labelled {stored.classes[k]}"),
         )
     of = "the labelled class" if stored.positive is None else stored.classes[stored.positive]
-    axes.set(xlabel=plain(f"vote share of {of}"), ylabel="images")
+    axes.set(xlabel=plain(f"{_share_name(stored)} of {of}"), ylabel="images")
     axes.legend(frameon=False)
     return figure
 
@@ -111,12 +94,14 @@ def trials_figure(stored: StoredPredictions) -> Figure:
 def uncertainty_figure(stored: StoredPredictions) -> Figure:
     """Draw accuracy as uncertain images are taken out (paper Fig. 3, 8), and entropies (Fig. 9).
 
-    By the entropy of the vote; and, where images have probabilities, by the largest of them.
+    By the entropy of the vote or softmax; and, where images have probabilities, by the largest of
+    them.
     """
     figure, (left, right) = panels(2)
-    correct = stored.decide(stored.rule).y_hat == stored.labels
-    entropy = vote_entropy(vote_share(majority_vote(stored.errors, ties=stored.settings["ties"])))
-    orders = {f"{_RULE_NAMES[stored.rule]}, by the vote's entropy": (correct, entropy)}
+    correct = stored.own.y_hat == stored.labels
+    entropy = vote_entropy(stored.shares)
+    of = f"entropy of the {_share_name(stored)}"
+    orders = {f"{_RULE_NAMES[stored.rule]}, by the {of}": (correct, entropy)}
     if stored.calibration is not None:
         prob = stored.probabilities
         orders["calibrated probability"] = (
@@ -131,7 +116,7 @@ def uncertainty_figure(stored: StoredPredictions) -> Figure:
     left.set(xlabel="fraction filtered out, most uncertain first", ylabel="accuracy of the rest")
     left.legend(frameon=False)
     right.boxplot([entropy[correct], entropy[~correct]], tick_labels=["right", "wrong"], widths=0.5)
-    right.set(ylabel="entropy of the vote (bits)")
+    right.set(ylabel=f"{of} (bits)")
     return figure
 
 
@@ -157,21 +142,8 @@ def logsnr_figure(stored: StoredPredictions) -> Figure:
     return figure
 
 
-def counterfactual_figure(shown: Counterfactual) -> Figure:
-    """Draw an image, its factual and counterfactual, and the difference of these two."""
-    figure, columns = panels(4, width=2.6, height=2.7)
-    pictures = (shown.original, shown.factual, shown.counterfactual)
-    titles = ("original", f"as {shown.source}", f"as {shown.target}")
-    for axes, picture, title in zip(columns, pictures, titles, strict=False):
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(plain(title), fontsize=9)
-    limit = _DIFFERENCE_LIMIT
-    drawn = columns[3].imshow(shown.difference, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    columns[3].set_title("difference", fontsize=9)
-    figure.colorbar(drawn, ax=columns[3], shrink=0.8, extend="both")
-    for axes in columns:
-        axes.set_axis_off()
-    return figure
+def _share_name(stored: StoredPredictions) -> str:
+    return "softmax" if stored.kind == BASELINE else "vote share"
 
 
 def panels(count: int, *, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:

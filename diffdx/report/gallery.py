@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from diffdx.classification.voting import majority_vote, vote_share
 from diffdx.evaluation import StoredPredictions
+from diffdx.evaluation.predictions import BASELINE
 from diffdx.uncertainty import vote_entropy
 
 
@@ -11,11 +11,11 @@ def pick_gallery(stored: StoredPredictions, *, each: int = 4) -> list[tuple[str,
     """Return captions and rows of `stored.table` for a gallery.
 
     At most `each` images of each kind, none twice: wrong predictions, most certain first; right
-    ones, most certain first; then the most uncertain of the rest. Certain means small vote
-    entropy; equals keep the order of the table. Unlabelled images only appear as uncertain.
+    ones, most certain first; then the most uncertain of the rest. Certain means small entropy of
+    votes or softmax; equals keep the order of the table. Unlabelled images are only shown as
+    uncertain.
     """
-    decided = stored.decide(stored.rule)
-    share = vote_share(majority_vote(stored.errors, ties=stored.settings["ties"]))
+    decided, share = stored.own, stored.shares
     entropy = vote_entropy(share)
     labels = stored.labels
     certain_first = np.argsort(entropy, kind="stable")
@@ -29,7 +29,8 @@ def pick_gallery(stored: StoredPredictions, *, each: int = 4) -> list[tuple[str,
     def caption(kind: str, i: int) -> str:
         chosen = stored.classes[decided.y_hat[i]]
         truth = f", labelled {stored.classes[labels[i]]}" if labels[i] >= 0 else ""
-        return f"{kind}: {chosen}{truth}; {share[i, decided.y_hat[i]]:.0%} of the votes"
+        of = "softmax" if stored.kind == BASELINE else "of the votes"
+        return f"{kind}: {chosen}{truth}; {share[i, decided.y_hat[i]]:.0%} {of}"
 
     groups = {"Certain but wrong": wrong, "Certain and right": right, "Most uncertain": unsure}
     return [(caption(kind, i), i) for kind, rows in groups.items() for i in rows]

@@ -19,11 +19,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from diffdx._files import write_text
+from diffdx._notice import NOTICE
 from diffdx.errors import DataError
 from diffdx.evaluation import StoredPredictions, read_predictions
-from diffdx.evaluation.summary import RESEARCH_USE_ONLY
+from diffdx.evaluation.comparison import COMPARISON_FILE
+from diffdx.evaluation.predictions import DIFFUSION
 from diffdx.report import calibration_figures, figures, tables
-from diffdx.report.figures import Counterfactual
+from diffdx.report.comparison_table import comparison_table
+from diffdx.report.explanation_figures import Counterfactual, counterfactual_figure
 
 Picture = bytes | UInt8[np.ndarray, "H W"] | UInt8[np.ndarray, "H W 3"]
 """A PNG file's bytes, or pixels."""
@@ -32,13 +35,15 @@ _FIGURES = (
     (figures.roc_figure, "Receiver operating characteristic; dots: the built-in thresholds."),
     (
         figures.share_figure,
-        "Vote shares by label. A share is an effect size, not a calibrated probability.",
+        "Vote shares (or softmax) by label: a score, not a calibrated probability.",
     ),
     (
         figures.uncertainty_figure,
-        "Left: accuracy as the most uncertain images are filtered out. Right: entropy of the vote "
-        "where the prediction is right and wrong.",
+        "Left: accuracy as the most uncertain images are filtered out. Right: entropy where "
+        "the prediction is right and wrong.",
     ),
+)
+_TRIAL_FIGURES = (
     (figures.trials_figure, "What more trials bring, from the first trials of the same store."),
     (
         figures.logsnr_figure,
@@ -51,10 +56,10 @@ _CALIBRATED_FIGURES = (
         "Left: how often the class is true where its probability is so large; dotted: as claimed. "
         "Right: the probabilities.",
     ),
-    (
-        calibration_figures.gate_figure,
-        "Out-of-distribution gate: p values, before any class is named.",
-    ),
+)
+_GATE_FIGURE = (
+    calibration_figures.gate_figure,
+    "Out-of-distribution gate: p values, before any class is named.",
 )
 _DECISION_FIGURE = (
     calibration_figures.decision_figure,
@@ -72,7 +77,8 @@ def write_report(
     """Write `report.html` into an evaluated predictions folder and return its path.
 
     Args:
-        folder: Output of `diffdx classify` after `diffdx evaluate`.
+        folder: Output of `diffdx classify` after `diffdx evaluate`; a `comparison.json` in it is
+            shown too.
         title: Heading of the page.
         gallery: Captions and pictures to show; `pick_gallery` chooses which.
         counterfactuals: Explained images to show.
@@ -90,25 +96,33 @@ def write_report(
         tables.rule_table(summary),
         tables.confusion_table(summary),
         tables.calibration_table(summary),
+        _comparison(folder / COMPARISON_FILE),
         _figures(read_predictions(folder).labelled()),
         _gallery(gallery),
         _counterfactuals(counterfactuals),
     ]
     shell = files("diffdx.report").joinpath("page.html").read_text(encoding="utf-8")
     page = Template(shell).substitute(
-        title=escape(title), notice=RESEARCH_USE_ONLY, body="\n".join(filter(None, sections))
+        title=escape(title), notice=NOTICE, body="\n".join(filter(None, sections))
     )
     target = folder / "report.html"
     write_text(target, page)
     return target
 
 
+def _comparison(source: Path) -> str:
+    if not source.is_file():
+        return ""
+    return comparison_table(json.loads(source.read_text(encoding="utf-8")))
+
+
 def _figures(known: StoredPredictions) -> str:
     if len(set(known.labels)) < 2:
         return "<h2>Figures</h2><p>None: they compare images of at least two labelled classes.</p>"
-    drawn, chosen = "", [*_FIGURES]
+    drawn, chosen = "", [*_FIGURES, *(_TRIAL_FIGURES if known.kind == DIFFUSION else ())]
     if known.calibration is not None:
         chosen += _CALIBRATED_FIGURES
+        chosen += [_GATE_FIGURE] if known.calibration.gate is not None else []
         chosen += [_DECISION_FIGURE] if known.positive is not None else []
     for draw, caption in chosen:
         figure = draw(known)
@@ -125,7 +139,7 @@ def _counterfactuals(counterfactuals: Sequence[Counterfactual]) -> str:
     shown = ""
     for one in counterfactuals:
         caption = f"{one.source} shown as {one.target}. Red: brighter than as {one.source}."
-        shown += _shown(_encoded(figures.counterfactual_figure(one)), f"{caption} Blue: darker.")
+        shown += _shown(_encoded(counterfactual_figure(one)), f"{caption} Blue: darker.")
     explained = "<p>The same noisy image, denoised as its own class and as the other.</p>"
     return f"<h2>Counterfactual</h2>{explained}{shown}" if shown else ""
 

@@ -10,13 +10,14 @@ from html import escape
 from typing import Any
 
 from diffdx.classification.rules import rule_name
+from diffdx.evaluation.predictions import BASELINE
 from diffdx.evaluation.summary import METRICS
 
 Json = dict[str, Any]
-Place = tuple[str, ...]
+Place = tuple[str | int, ...]
 """Keys that lead to an entry of the summary."""
 
-_METRIC_NAMES = {
+METRIC_NAMES = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "f1": "F1",
@@ -73,7 +74,7 @@ def headline(summary: Json) -> str:
     for metric in METRICS:
         value, bounds = _interval(summary, (metric,))
         shown = f'<b>{value}</b> <span class="soft">{bounds}</span>'
-        cards.append(f'<div class="card">{_METRIC_NAMES[metric]} {shown}</div>')
+        cards.append(f'<div class="card">{METRIC_NAMES[metric]} {shown}</div>')
     warnings = "".join(f"<li>{escape(str(text))}</li>" for text in summary["warnings"])
     section = f"<h2>Warnings</h2><ul>{warnings}</ul>" if warnings else ""
     return f'<div class="cards">{"".join(cards)}</div>{section}'
@@ -81,12 +82,20 @@ def headline(summary: Json) -> str:
 
 def run_table(summary: Json) -> str:
     """Return what was run: settings, counts, cost."""
-    rows = [f"{_head([name])}{_cell(_entry(summary, at))}" for at, name in _RUN_ROWS.items()]
+    is_baseline = summary.get("kind") == BASELINE
+    rows = [
+        f"{_head([name])}{_cell(entry(summary, at))}"
+        for at, name in _RUN_ROWS.items()
+        # A baseline has no trials, so nothing to say of them.
+        if not (is_baseline and look_up(summary, at) is None)
+    ]
     return f"<h2>What was run</h2>{_table([], rows)}"
 
 
 def rule_table(summary: Json) -> str:
-    """Return the four metrics of every rule, the run's own in bold."""
+    """Return the four metrics of every rule, the run's own in bold; empty for a baseline."""
+    if not summary["by_rule"]:
+        return ""
     own = rule_name(summary["rule"], summary["space"])
     rows = []
     for rule in summary["by_rule"]:
@@ -97,7 +106,7 @@ def rule_table(summary: Json) -> str:
     return (
         "<h2>All rules, from the same stored errors</h2>"
         "<p>The vote is the same in v, eps and x space; the mean is not. Bold: this run's rule.</p>"
-        + _table(["rule", *_METRIC_NAMES.values()], rows)
+        + _table(["rule", *METRIC_NAMES.values()], rows)
     )
 
 
@@ -107,7 +116,7 @@ def confusion_table(summary: Json) -> str:
         return ""
     classes, rows = summary["classes"], []
     for label in classes:
-        cells = [_entry(summary, ("confusion", label, chosen)) for chosen in classes]
+        cells = [entry(summary, ("confusion", label, chosen)) for chosen in classes]
         cells.append(" ".join(_interval(summary, ("recall", label))))
         rows.append(_head([label]) + "".join(map(_cell, cells)))
     head = ["label", *(f"predicted {name}" for name in classes), "recall"]
@@ -141,10 +150,10 @@ def calibration_table(summary: Json) -> str:
 
 def _measured(summary: Json, place: Place) -> str:
     """A number, or a value with its bounds; a dash where it does not exist."""
-    found = _look_up(summary, place)
+    found = look_up(summary, place)
     if found is None or isinstance(found, dict):
         return " ".join(_interval(summary, place))
-    return _entry(summary, place, ".3f")
+    return entry(summary, place, ".3f")
 
 
 def _table(head: Sequence[str], rows: Sequence[str]) -> str:
@@ -163,25 +172,26 @@ def _cell(content: str) -> str:
 
 def _interval(summary: Json, place: Place) -> tuple[str, str]:
     """A metric's value and its bounds; a dash where it does not exist."""
-    if _look_up(summary, place) is None:
+    if look_up(summary, place) is None:
         return "&ndash;", ""
-    low, high = (_entry(summary, (*place, bound), ".3f") for bound in ("low", "high"))
-    return _entry(summary, (*place, "value"), ".3f"), f"({low} to {high})"
+    low, high = (entry(summary, (*place, bound), ".3f") for bound in ("low", "high"))
+    return entry(summary, (*place, "value"), ".3f"), f"({low} to {high})"
 
 
-def _entry(summary: Json, place: Place, form: str = ".4g") -> str:
-    """One number or word of the summary, marked with its place there."""
-    found = _look_up(summary, place)
+def entry(summary: Json, place: Place, form: str = ".4g", *, mark: str = "key") -> str:
+    """Return one number or word of a result file, marked with its place there: data-MARK."""
+    found = look_up(summary, place)
     if isinstance(found, float):
         text = format(found, form)
     elif isinstance(found, list):
         text = ", ".join(map(str, found))
     else:
         text = "not known" if found is None else str(found)
-    return f'<span data-key="{escape(json.dumps(place))}">{escape(text)}</span>'
+    return f'<span data-{mark}="{escape(json.dumps(place))}">{escape(text)}</span>'
 
 
-def _look_up(summary: Json, place: Place) -> Any:
+def look_up(summary: Json, place: Place) -> Any:
+    """Return what a result file holds at a place."""
     found: Any = summary
     for key in place:
         found = found[key]
