@@ -17,11 +17,14 @@ setup: .venv/.done  ## make .venv with diffdx and all its extras
 demo: setup  ## the whole path on built-in phantoms, under 5 minutes
 	$(BIN)/diffdx demo --out out/demo --overwrite
 
+# One thread a process: OpenMP in two processes on two cores costs a factor of ten.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4
+
 test: setup  ## the tests, under 5 minutes
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: setup  ## all tests
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 lint: setup  ## style and import direction
 	$(BIN)/ruff check .

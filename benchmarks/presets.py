@@ -1,4 +1,4 @@
-"""Speed and size of the UNet presets: what `--preset` costs on this machine.
+"""Speed and size of the presets: what `--preset` costs on this machine.
 
     python benchmarks/presets.py [--precision auto|fp32|bf16]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diffdx.data.splits import make_splits as make_splits
     from diffdx.diffusion.schedule import ShiftedCosine as ShiftedCosine
     from diffdx.evaluation.summary import evaluate_predictions as evaluate_predictions
+    from diffdx.explain.counterfactual import EditSettings as EditSettings
     from diffdx.explain.counterfactual import counterfactuals as counterfactuals
 
 _HOME = {
@@ -27,6 +28,7 @@ _HOME = {
     "DiffusionModel": "diffdx.backbones.model",
     "ShiftedCosine": "diffdx.diffusion.schedule",
     "TrialBank": "diffdx.classification.bank",
+    "EditSettings": "diffdx.explain.counterfactual",
     "counterfactuals": "diffdx.explain.counterfactual",
     "denoising_errors": "diffdx.classification.denoising_errors",
     "evaluate_predictions": "diffdx.evaluation.summary",

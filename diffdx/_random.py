@@ -25,7 +25,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW_32 = 0xFFFFFFFF
 
 # Streams keep the uses of one key apart.
-NOISE, ORDER, UNIFORM = 0, 1, 2
+NOISE, ORDER, UNIFORM, EDIT, RETURN = range(5)
 
 
 def content_key(x: Tensor, seed: int) -> int:

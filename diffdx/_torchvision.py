@@ -1,4 +1,4 @@
-"""Makes a torchvision built for another torch usable; called before the first library that loads it.
+"""Makes a torchvision built for another torch usable; call it before any library that loads it.
 
 A torchvision whose compiled part does not fit the installed torch (often a GPU build beside a CPU
 torch) fails to import with `operator torchvision::nms does not exist`, and takes diffusers, timm
@@ -39,7 +39,7 @@ def _declare_operators() -> None:
 
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in _MISSING:
-        library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+        library.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")  # type: ignore[no-untyped-call]
     _libraries.append(library)
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]

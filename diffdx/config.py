@@ -1,40 +1,45 @@
 """What determines a run: one validated, readable configuration.
 
-Values are resolved in this order, later ones winning: the preset, `--config FILE.yaml`,
-`--set section.key=value`, the command's own options. An unknown key stops the run.
+Values are resolved in this order, later ones winning: the preset, the recipe,
+`--config FILE.yaml`, `--set section.key=value`, the command's own options. An unknown key stops the
+run.
 """
 
-import math
-from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from diffdx._layers import assign, merge, overridden
 from diffdx.errors import ConfigError
+from diffdx.presets import FINETUNING, RECIPES
+from diffdx.presets import PRESETS as PRESETS
+from diffdx.presets import preset_for_size as preset_for_size
 
 FORMAT_VERSION = 1
 """Version of the checkpoint format; a newer one is refused."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a configuration: an unknown key stops the run."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """How images become network input."""
 
     image_size: int = Field(64, ge=8, le=1024, multiple_of=2)
     channels: Literal[1, 3] = 1
     resize: Literal["squash", "pad"] = "squash"
     wavelet: Literal["haar", "none"] = "haar"
-    band_scaling: Literal["unit_variance", "none"] = "unit_variance"
+    band_scaling: Literal["unit_variance", "halved", "none"] = "unit_variance"
 
 
-class ScheduleConfig(_Section):
+class ScheduleConfig(Section):
     """Shifted cosine schedule; log-SNRs in nats."""
 
+    name: Literal["shifted_cosine"] = "shifted_cosine"
     logsnr_min: float = -10.0
     logsnr_max: float = 10.0
     shift: float = 0.0
@@ -46,7 +51,17 @@ class ScheduleConfig(_Section):
         return self
 
 
-class UNetConfig(_Section):
+class DiscreteScheduleConfig(Section):
+    """The noise levels of a Stable Diffusion checkpoint, from its scheduler's betas."""
+
+    name: Literal["discrete"] = "discrete"
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    beta_start: float = Field(0.00085, gt=0, lt=1)
+    beta_end: float = Field(0.012, gt=0, lt=1)
+    num_levels: int = Field(1000, ge=2)
+
+
+class UNetConfig(Section):
     """Size of the UNet; channels from the highest resolution to the lowest."""
 
     name: Literal["unet"] = "unet"
@@ -73,7 +88,7 @@ class UNetConfig(_Section):
         return self
 
 
-class ConditionalUNetConfig(_Section):
+class ConditionalUNetConfig(Section):
     """Size of the paper's UNet; channels from the highest resolution to the lowest."""
 
     name: Literal["conditional_unet"] = "conditional_unet"
@@ -99,7 +114,7 @@ class ConditionalUNetConfig(_Section):
         return self
 
 
-class DiTConfig(_Section):
+class DiTConfig(Section):
     """Size of the diffusion transformer."""
 
     name: Literal["dit"] = "dit"
@@ -109,26 +124,71 @@ class DiTConfig(_Section):
     patch_px: int = Field(4, ge=1)
 
 
+class StableDiffusionConfig(Section):
+    """A latent text-to-image model whose prompts stand for classes."""
+
+    name: Literal["stable_diffusion"] = "stable_diffusion"
+    base: str
+    """Folder or hub id that the weights came from; for the record only."""
+    prediction: Literal["eps", "v"]
+    prompts: dict[str, tuple[str, ...]]
+    """Prompts of each class; several are averaged."""
+    unet: dict[str, Any]
+    """diffusers' configuration of the network."""
+    vae: dict[str, Any]
+    """diffusers' configuration of the autoencoder."""
+    num_tokens: int = Field(77, ge=1)
+    lora_rank: int | None = Field(None, ge=1)
+    """Rank of the trained adapter; None trains every weight of the network."""
+
+
 BackboneConfig = Annotated[
-    UNetConfig | ConditionalUNetConfig | DiTConfig, Field(discriminator="name")
+    UNetConfig | ConditionalUNetConfig | DiTConfig | StableDiffusionConfig,
+    Field(discriminator="name"),
 ]
-_BACKBONES = ("unet", "conditional_unet", "dit")
+_VARIANTS = ("unet", "conditional_unet", "dit", "stable_diffusion", "shifted_cosine", "discrete")
 
 
-class ModelConfig(_Section):
+class EditConfig(Section):
+    """What `explain` does unless it is told otherwise; None leaves it to `explain`."""
+
+    logsnr_start: float | None = None
+    """Noise level that an edit starts from, in nats."""
+    guidance_scale: float | None = Field(None, gt=0, le=20)
+    """1 is none."""
+
+
+class ModelConfig(Section):
     """Everything that rebuilds the network and its input; saved in every checkpoint."""
 
     data: DataConfig = DataConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
+    schedule: Annotated[ScheduleConfig | DiscreteScheduleConfig, Field(discriminator="name")] = (
+        ScheduleConfig()
+    )
     backbone: BackboneConfig = UNetConfig()
+    edit: EditConfig = EditConfig()
 
     @field_validator("backbone", mode="before")
     @classmethod
-    def _name_the_default(cls, backbone: Any) -> Any:
+    def _name_the_network(cls, backbone: Any) -> Any:
         return {"name": "unet"} | backbone if isinstance(backbone, dict) else backbone
 
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _name_the_schedule(cls, schedule: Any) -> Any:
+        return {"name": "shifted_cosine"} | schedule if isinstance(schedule, dict) else schedule
 
-class AugmentConfig(_Section):
+    @model_validator(mode="after")
+    def _check_latents(self) -> "ModelConfig":
+        latent = isinstance(self.backbone, StableDiffusionConfig)
+        if latent != isinstance(self.schedule, DiscreteScheduleConfig):
+            raise ValueError("a discrete schedule and a stable_diffusion backbone go together")
+        if latent and (self.data.channels, self.data.wavelet) != (3, "none"):
+            raise ValueError("stable_diffusion needs data.channels 3 and data.wavelet none")
+        return self
+
+
+class AugmentConfig(Section):
     """Random changes of a training image; each is uniform within plus or minus its value."""
 
     rotate_degrees: float = Field(7.0, ge=0)
@@ -137,7 +197,7 @@ class AugmentConfig(_Section):
     flip: bool = False
 
 
-class EMAConfig(_Section):
+class EMAConfig(Section):
     """Moving average of all weights, beta_n = min(beta, 1 - (1 + n / inv_gamma)^-power)."""
 
     beta: float = Field(0.999, gt=0, lt=1)
@@ -145,10 +205,12 @@ class EMAConfig(_Section):
     update_every: int = Field(1, ge=1)
     inv_gamma: float = Field(9.0, gt=0)
     power: float = Field(1.0, gt=0)
+    class_embedding: bool = True
+    """Whether label tables are averaged too; if not, they are the raw ones."""
 
 
-class TrainConfig(_Section):
-    """Optimisation. Exactly one of steps, images_seen and minutes ends the run."""
+class LoopConfig(Section):
+    """What every training loop needs; exactly one of steps, images_seen and minutes ends it."""
 
     batch_size: int = Field(32, ge=1)
     steps: int | None = Field(None, ge=1)
@@ -157,139 +219,82 @@ class TrainConfig(_Section):
     learning_rate: float = Field(3e-4, gt=0)
     learning_rate_decay: Literal["cosine", "none"] = "cosine"
     warmup_steps: int = Field(250, ge=0)
-    grad_clip: float = Field(1.0, gt=0)
-    weighting: Literal["min_snr", "uniform"] = "min_snr"
-    min_snr_gamma: float = Field(5.0, gt=0)
-    label_dropout: float = Field(0.1, ge=0, lt=1)
+    grad_clip: float | None = Field(1.0, gt=0)
+    """Largest norm of the gradient; None leaves it as it is."""
     balanced: bool = True
     augment: AugmentConfig = AugmentConfig()
-    ema: EMAConfig = EMAConfig()
     checkpoint_every: int = Field(500, ge=1)
     validate_every: int = Field(500, ge=1)
-    validation_trials: int = Field(11, ge=1)
     validation_images: int = Field(256, ge=1)
     max_bad_steps: int = Field(10, ge=1)
 
 
-class RunConfig(_Section):
+class TrainConfig(LoopConfig):
+    """Optimisation of a diffusion model."""
+
+    steps: int | None = Field(None, ge=0)
+    """0 leaves a fine-tuned model as it came: zero-shot."""
+    weighting: Literal["min_snr", "inverse_min_snr", "uniform", "uniform_eps"] = "min_snr"
+    min_snr_gamma: float = Field(5.0, gt=0)
+    label_dropout: float = Field(0.1, ge=0, lt=1)
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more work."""
+    ema: EMAConfig = EMAConfig()
+    validation_trials: int = Field(11, ge=1)
+
+
+class RunConfig(Section):
     """A whole training run."""
 
     preset: str = "small"
+    recipe: Literal["fixed", "paper", "release"] = "fixed"
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
 
 
-# Spec sections 1 and 2, paper appendix B: images, schedule and optimiser of both of its networks.
-_PAPER_DATA = {"image_size": 256, "channels": 3, "wavelet": "haar", "band_scaling": "none"}
-_PAPER_SCHEDULE = {"logsnr_min": -15.0, "logsnr_max": 15.0, "shift": 2 * math.log(64 / 256)}
-_PAPER_TRAIN = {
-    "batch_size": 128,
-    "learning_rate": 1e-4,
-    "learning_rate_decay": "none",
-    "ema": {"update_after_step": 50, "update_every": 5, "inv_gamma": 1.0, "power": 2 / 3},
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # name: overrides of RunConfig. Measured: see benchmarks/results/presets.json.
-    "tiny": {
-        "model": {
-            "data": {"image_size": 32},
-            "backbone": {"channels": (32, 64, 96)},
-        },
-    },
-    "small": {
-        "model": {
-            "data": {"image_size": 64},
-            "backbone": {"channels": (32, 64, 128, 192)},
-        },
-    },
-    "small-late": {
-        "model": {
-            "data": {"image_size": 64},
-            "backbone": {"channels": (32, 64, 128, 192), "class_levels": 4},
-        },
-    },
-    "base": {
-        "model": {
-            "data": {"image_size": 128},
-            "backbone": {"channels": (64, 128, 192, 256), "layers_per_block": 2},
-        },
-    },
-    "paper-unet": {
-        "model": {
-            "data": _PAPER_DATA,
-            "schedule": _PAPER_SCHEDULE,
-            "backbone": {
-                "name": "conditional_unet",
-                "channels": (128, 128, 256, 512, 1024),
-                "layers_per_block": 2,
-                "class_level": 3,
-                "class_width": 512,
-                "attention_heads": 8,
-                "norm_groups": 32,
-            },
-        },
-        "train": _PAPER_TRAIN,
-    },
-    "paper-dit": {
-        "model": {
-            "data": _PAPER_DATA,
-            "schedule": _PAPER_SCHEDULE,
-            "backbone": {"name": "dit", "layers": 12, "heads": 12, "head_dim": 64, "patch_px": 4},
-        },
-        "train": _PAPER_TRAIN,
-    },
-}
-
-
-def preset_for_size(image_size: int | None) -> str:
-    """Return the preset made for images of this side in pixels; `small` if it is not given."""
-    if image_size is None:
-        return "small"
-    return "tiny" if image_size <= 32 else "small" if image_size <= 64 else "base"
-
-
 def resolve_config(
     preset: str,
     *,
+    recipe: str | None = None,
     defaults: dict[str, Any] | None = None,
     file: Path | None = None,
     assignments: tuple[str, ...] = (),
     options: dict[str, Any] | None = None,
 ) -> RunConfig:
-    """Return the configuration from defaults, preset, file, assignments and options, in that order.
+    """Return the configuration from defaults, preset, recipe, file, assignments and options.
+
+    Later ones win. The recipe follows the image size and the network that all of them agree on.
 
     Args:
-        preset: A name in PRESETS.
+        preset: A name in PRESETS or FINETUNING.
+        recipe: A name in RECIPES; None is the preset's own.
         defaults: Dotted names and values that everything else overrides, as measured on the data.
         file: YAML with the layout of RunConfig.
         assignments: Texts like `train.batch_size=64`; values are read as YAML.
         options: Dotted names and values given as command options; None means not given.
 
     Raises:
-        ConfigError: for an unknown preset, key or value; the message names it.
+        ConfigError: for an unknown preset, recipe, key or value; the message names it.
     """
-    if preset not in PRESETS:
+    known = PRESETS | FINETUNING
+    if preset not in known:
         raise ConfigError(f"unknown preset '{preset}'; choose one of {', '.join(PRESETS)}")
-    values: dict[str, Any] = {"preset": preset}
+    start: dict[str, Any] = {"preset": preset}
     for name, value in (defaults or {}).items():
-        _assign(values, name, value)
-    _merge(values, PRESETS[preset])
-    if file is not None:
-        _merge(values, _read_yaml(file))
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set needs name=value, got '{text}'")
-        try:
-            _assign(values, name, yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {name}: '{value}' is no YAML value; quote it") from None
-    for name, value in (options or {}).items():
-        if value is not None:
-            _assign(values, name, value)
-    return validate_config(RunConfig, values, source=str(file or f"preset {preset}"))
+        assign(start, name, value)
+    merge(start, known[preset])
+    if recipe is not None:
+        start["recipe"] = recipe
+    given = (file, assignments, options)
+    values = overridden(start, *given)
+    chosen = values.get("recipe", "fixed")
+    if not isinstance(chosen, str) or chosen not in RECIPES:
+        raise ConfigError(f"unknown recipe '{chosen}'; choose one of {', '.join(RECIPES)}")
+    source = str(file or f"preset {preset}")
+    model = validate_config(RunConfig, values, source=source).model
+    merge(start, RECIPES[chosen](model.data.image_size, model.backbone.name))
+    return validate_config(RunConfig, overridden(start, *given), source=source)
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -300,42 +305,9 @@ def validate_config(kind: type[ModelT], values: Any, *, source: str) -> ModelT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        # pydantic names the variant of the backbone as if it were a section; no file has it.
+        # pydantic names the variant of a section as if it were a section; no file has it.
         lines = [
-            f"{'.'.join(str(part) for part in e['loc'] if part not in _BACKBONES)}: {e['msg']}"
+            f"{'.'.join(str(part) for part in e['loc'] if part not in _VARIANTS)}: {e['msg']}"
             for e in error.errors()
         ]
         raise ConfigError(f"configuration ({source}): " + "; ".join(lines)) from None
-
-
-def _merge(base: dict[str, Any], update: dict[str, Any]) -> None:
-    for key, value in update.items():
-        before = base.get(key)
-        # Another backbone (the only section with a name) has sizes of other names.
-        if isinstance(value, dict) and isinstance(before, dict) and not _renamed(before, value):
-            _merge(before, value)
-        else:
-            base[key] = deepcopy(value)
-
-
-def _renamed(before: dict[str, Any], update: dict[str, Any]) -> bool:
-    return "name" in update and update["name"] != before.get("name", "unet")
-
-
-def _assign(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *sections, key = dotted.split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"unknown configuration key '{dotted}'")
-    values[key] = value
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read configuration {file}: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"configuration {file} must be a mapping of sections")
-    return values

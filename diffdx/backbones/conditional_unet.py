@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diffdx._tensors import Rows
 from diffdx.backbones.padded import StagedUNet
 from diffdx.config import ConditionalUNetConfig
-from diffdx.diffusion.schedule import ShiftedCosine
+from diffdx.diffusion.schedule import NoiseSchedule
 
 
 class ConditionalUNetDenoiser(StagedUNet):
@@ -28,7 +28,7 @@ class ConditionalUNetDenoiser(StagedUNet):
         in_channels: int,
         side_px: int,
         num_classes: int,
-        schedule: ShiftedCosine,
+        schedule: NoiseSchedule,
     ) -> None:
         """Build the network.
 

@@ -12,6 +12,7 @@ network give the same for all of them; `under_classes` computes these once.
 
 from abc import ABC, abstractmethod
 
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from diffdx._tensors import ClassIds, Images, RowImages, Rows, Times
@@ -25,6 +26,12 @@ class Denoiser(nn.Module, ABC):
     """
 
     num_classes: int
+
+    def checkpoint_gradients(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them, from now on."""
+        for network in self.children():
+            if isinstance(network, ModelMixin):
+                network.enable_gradient_checkpointing()
 
     @abstractmethod
     def forward(self, z_t: Images, logsnr: Times, y: ClassIds) -> Images:

@@ -19,7 +19,7 @@ from torch import nn
 from diffdx._tensors import Images, RowImages, Rows, Times
 from diffdx.backbones.padded import PaddedDenoiser
 from diffdx.config import DiTConfig
-from diffdx.diffusion.schedule import ShiftedCosine
+from diffdx.diffusion.schedule import NoiseSchedule
 
 
 class DiTDenoiser(PaddedDenoiser):
@@ -32,7 +32,7 @@ class DiTDenoiser(PaddedDenoiser):
         in_channels: int,
         side_px: int,
         num_classes: int,
-        schedule: ShiftedCosine,
+        schedule: NoiseSchedule,
     ) -> None:
         """Build the network.
 

@@ -1,44 +1,32 @@
 """A diffusion model with all that is needed to use it: network, schedule, pixels, classes.
 
-On disk it is a folder of two files: `model.safetensors` (the averaged weights and the wavelet
-bands' statistics) and `model.json` (format version, configuration, classes, hash of the weights).
+On disk it is a folder of two files, see `backbones.stored`: `model.safetensors` holds the averaged
+weights and the wavelet bands' statistics.
 """
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as serialize
 from torch import nn
 
-from diffdx._files import sha256, sync, write_json
+from diffdx._files import write_json
 from diffdx._tensors import ClassIds, Images, Times
 from diffdx._typing import Pixels
-from diffdx.backbones.conditional_unet import ConditionalUNetDenoiser
-from diffdx.backbones.denoiser import Denoiser
-from diffdx.backbones.dit import DiTDenoiser
-from diffdx.backbones.unet import UNetDenoiser
-from diffdx.config import (
-    FORMAT_VERSION,
-    ConditionalUNetConfig,
-    DiTConfig,
-    ModelConfig,
-    UNetConfig,
-    validate_config,
+from diffdx.backbones.parts import build_parts
+from diffdx.backbones.stored import (
+    CARD_FILE,
+    find_checkpoint,
+    read_card,
+    read_weights,
+    write_weights,
 )
-from diffdx.diffusion.schedule import ShiftedCosine
+from diffdx.config import FORMAT_VERSION, ModelConfig
 from diffdx.errors import CheckpointError, ConfigError
-from diffdx.transforms.coordinates import Coordinates
 from diffdx.transforms.pixels import PixelSpec, to_model_range
-
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "model.json"
 
 
 class ModelCard(BaseModel):
@@ -91,12 +79,14 @@ class DiffusionModel(nn.Module):
         self.warnings = warnings
         self.sha256 = ""
         self.pixels = PixelSpec(data.image_size, data.channels, data.resize)
-        self.schedule = ShiftedCosine(**config.schedule.model_dump())
-        self.transform = Coordinates(data.channels, data.wavelet, data.band_scaling)
-        side_px = data.image_size // (2 if data.wavelet == "haar" else 1)
-        self.shape = (self.transform.channels, side_px, side_px)
+        parts = build_parts(config, len(classes))
+        self.schedule, self.transform, self.denoiser = (
+            parts.schedule,
+            parts.transform,
+            parts.denoiser,
+        )
+        self.shape = parts.shape
         """Shape of one image in the network's coordinates."""
-        self.denoiser = _denoiser(config, self.shape, len(classes), self.schedule)
 
     @property
     def null_label(self) -> int:
@@ -114,19 +104,12 @@ class DiffusionModel(nn.Module):
 
     def save(self, folder: Path, *, dtype: Literal["float32", "bfloat16"] = "float32") -> str:
         """Write weights and card into a new or empty folder; return the weights' hash."""
-        folder.mkdir(parents=True, exist_ok=True)
         kind = getattr(torch, dtype)
         tensors = {
-            name: value.detach()
-            .to("cpu", kind if name.startswith("denoiser.") else None)
-            .contiguous()
+            name: value.to(kind) if name.startswith("denoiser.") else value
             for name, value in self.state_dict().items()
         }
-        weights = folder / WEIGHTS_FILE
-        # save_file would make the file readable by its owner alone.
-        weights.write_bytes(serialize(tensors))
-        sync(weights)
-        digest = sha256(weights)
+        digest = write_weights(tensors, folder)
         card = ModelCard(
             format_version=FORMAT_VERSION,
             classes=self.classes,
@@ -149,85 +132,11 @@ class DiffusionModel(nn.Module):
                 format, or do not belong together.
         """
         folder = find_checkpoint(Path(path))
-        card = _read_card(folder / CARD_FILE)
+        card = read_card(folder / CARD_FILE, ModelCard, "diffusion")
         try:
             model = DiffusionModel(card.model, card.classes, card.positive, card.warnings)
         except ConfigError as error:
             raise CheckpointError(f"{folder / CARD_FILE}: {error}; copy it again") from None
-        weights = folder / WEIGHTS_FILE
-        tensors = _read_weights(weights, card.sha256)
-        expected = model.state_dict()
-        wrong = sorted(
-            name
-            for name in expected.keys() | tensors.keys()
-            if name not in expected
-            or name not in tensors
-            or expected[name].shape != tensors[name].shape
-            or not bool(torch.isfinite(tensors[name]).all())
-        )
-        if wrong:
-            raise CheckpointError(
-                f"{weights}: {len(wrong)} tensors are missing, unknown, misshapen or not finite, "
-                f"first {', '.join(wrong[:3])}; use the checkpoint's own model.json"
-            )
-        model.load_state_dict({name: value.float() for name, value in tensors.items()})
+        read_weights(model, folder, card.sha256)
         model.sha256 = card.sha256
         return model.eval()
-
-
-def _denoiser(
-    config: ModelConfig, shape: tuple[int, int, int], num_classes: int, schedule: ShiftedCosine
-) -> Denoiser:
-    """Return the network that the configuration names, with random weights."""
-    size = {"in_channels": shape[0], "side_px": shape[1], "num_classes": num_classes}
-    match config.backbone:
-        case UNetConfig() as backbone:
-            return UNetDenoiser(backbone, schedule=schedule, **size)
-        case ConditionalUNetConfig() as backbone:
-            return ConditionalUNetDenoiser(backbone, schedule=schedule, **size)
-        case DiTConfig() as backbone:
-            return DiTDenoiser(backbone, schedule=schedule, **size)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint folder meant by a run folder or a checkpoint folder.
-
-    Raises:
-        CheckpointError: if neither `model.json` nor `checkpoints/best` or `last` is there.
-    """
-    for folder in (path, path / "checkpoints" / "best", path / "checkpoints" / "last"):
-        if (folder / CARD_FILE).is_file():
-            return folder
-    raise CheckpointError(
-        f"{path} holds no model: expected {CARD_FILE} in it or in its checkpoints/best. "
-        "Name a folder written by 'diffdx train'"
-    )
-
-
-def _read_card(path: Path) -> ModelCard:
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-        version = values["format_version"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path} is damaged; copy the checkpoint again") from None
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format version {version}, this diffdx reads {FORMAT_VERSION}; "
-            "install the version that wrote it"
-        )
-    try:
-        return validate_config(ModelCard, values, source=str(path))
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from None
-
-
-def _read_weights(path: Path, expected_sha256: str) -> dict[str, torch.Tensor]:
-    try:
-        if sha256(path) != expected_sha256:
-            raise CheckpointError(
-                f"{path} is damaged or was replaced: its SHA-256 is not the one in {CARD_FILE}; "
-                "copy the checkpoint again or use another one of the run"
-            )
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); copy it again") from None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffdx._tensors import ClassIds, Images, RowImages, Rows, Times
 from diffdx.backbones.denoiser import Denoiser
-from diffdx.diffusion.schedule import ShiftedCosine
+from diffdx.diffusion.schedule import NoiseSchedule
 
 _TIME_RANGE = 1000.0  # diffusers' sinusoidal embedding resolves times of 0 to about 1000
 
@@ -21,7 +21,7 @@ _TIME_RANGE = 1000.0  # diffusers' sinusoidal embedding resolves times of 0 to a
 class PaddedDenoiser(Denoiser):
     """A network for images whose sides are multiples of a number."""
 
-    def __init__(self, *, num_classes: int, multiple: int, schedule: ShiftedCosine) -> None:
+    def __init__(self, *, num_classes: int, multiple: int, schedule: NoiseSchedule) -> None:
         """Keep what every call needs.
 
         Args:

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffdx._tensors import Rows
 from diffdx.backbones.padded import StagedUNet
 from diffdx.config import UNetConfig
-from diffdx.diffusion.schedule import ShiftedCosine
+from diffdx.diffusion.schedule import NoiseSchedule
 
 
 class UNetDenoiser(StagedUNet):
@@ -27,7 +27,7 @@ class UNetDenoiser(StagedUNet):
         in_channels: int,
         side_px: int,
         num_classes: int,
-        schedule: ShiftedCosine,
+        schedule: NoiseSchedule,
     ) -> None:
         """Build the network.
 

@@ -16,7 +16,13 @@ from diffdx.classification.predictions import (
 )
 from diffdx.classification.settings import ClassifySettings
 from diffdx.classification.store import ErrorStore, read_errors, read_stops
-from diffdx.classification.voting import count_tied_trials, majority_vote, predict_vote
+from diffdx.classification.voting import (
+    count_tied_trials,
+    majority_vote,
+    mean_error,
+    predict_mean,
+    predict_vote,
+)
 from diffdx.data.dataset import Record
 
 
@@ -51,13 +57,16 @@ def conclude(
         weights=settings.weights,
     )
     write_predictions(table, store.folder)
+    y_vote, tied = predict_vote(majority_vote(stored[1], ties=settings.ties))
+    y_mean, _ = predict_mean(mean_error(stored[1], stored[2], settings.space))
     info = {
         **facts,
         **settings.decision,
         "n": len(records),
         "n_failed": len(failures),
         "tied_trials": int(count_tied_trials(stored[1]).sum()),
-        "tied_votes": int(predict_vote(majority_vote(stored[1], ties=settings.ties))[1].sum()),
+        "tied_votes": int(tied.sum()),
+        "vote_against_mean": int((y_vote != y_mean).sum()),
     }
     write_json(store.folder / CLASSIFY_FILE, info)
     return table, info

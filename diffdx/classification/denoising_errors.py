@@ -37,10 +37,11 @@ from diffdx._device import AUTOCAST_DTYPE, Precision, autocast, is_out_of_memory
 from diffdx._tensors import Images, RowImages, Rows, Times
 from diffdx.backbones.denoiser import Denoiser
 from diffdx.classification.bank import TrialBank
+from diffdx.classification.evidence import EvidenceCollector
 from diffdx.classification.work import ALL_TRIALS, Ending, OpenImage, Pair, WorkQueue
 from diffdx.classification.work import ImageErrors as ImageErrors
 from diffdx.diffusion.process import diffuse, v_target
-from diffdx.diffusion.schedule import ShiftedCosine
+from diffdx.diffusion.schedule import NoiseSchedule
 from diffdx.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def resolve_batch_size(option: BatchSizeOption, device: torch.device) -> int:
 
 def denoising_errors(
     denoiser: Denoiser,
-    schedule: ShiftedCosine,
+    schedule: NoiseSchedule,
     images: Iterable[Tensor | Exception],
     bank: TrialBank,
     *,
@@ -78,6 +79,7 @@ def denoising_errors(
     precision: Precision = "fp32",
     deterministic: bool = False,
     ending: Ending = ALL_TRIALS,
+    evidence: EvidenceCollector | None = None,
 ) -> Iterator[ImageErrors]:
     """Yield the errors of each image as it is done, in the order of the stream.
 
@@ -102,16 +104,22 @@ def denoising_errors(
         deterministic: Make the result independent, to the byte, of batch size, order and the other
             images.
         ending: What may end an image before its last trial.
+        evidence: Gets every residual, to add up maps; each image's before its errors are yielded.
 
     Raises:
-        ConfigError: if the bank is shorter than `num_trials`, or a time budget is to be
-            deterministic.
+        ConfigError: if the bank is shorter than `num_trials`, a time budget is to be
+            deterministic, or classes may be eliminated whose maps would end early.
     """
     bank.require(num_trials)
     if deterministic and ending.budget_seconds is not None:
         raise ConfigError("a time budget is never deterministic: leave out one of the two")
+    if evidence is not None and ending.elimination is not None:
+        raise ConfigError(
+            "an eliminated class has no map of the same trials: leave out --evidence or --eliminate"
+        )
+    where = torch.device(device)
     evaluator = _Evaluator(
-        denoiser, schedule, bank, batch_size, torch.device(device), precision, deterministic
+        denoiser, schedule, bank, batch_size, where, precision, deterministic, evidence
     )
     arrivals = (evaluator.open(i, item, num_trials, encode) for i, item in enumerate(images))
     rows = evaluator.num_pairs * denoiser.num_classes if deterministic else batch_size
@@ -122,6 +130,8 @@ def denoising_errors(
             started = time.perf_counter()
             evaluator.run(pairs)
             queue.settle(pairs, time.perf_counter() - started)
+            if evidence is not None:
+                evidence.settle(pairs)
             yield from queue.finished()
         yield from queue.finished()
 
@@ -149,18 +159,20 @@ class _Evaluator:
     def __init__(
         self,
         denoiser: Denoiser,
-        schedule: ShiftedCosine,
+        schedule: NoiseSchedule,
         bank: TrialBank,
         batch_size: int,
         device: torch.device,
         precision: Precision,
         deterministic: bool,
+        evidence: EvidenceCollector | None,
     ) -> None:
         self.denoiser, self.schedule = in_precision(denoiser, precision), schedule
         self.bank, self.device = bank, device
         self.precision, self.deterministic = precision, deterministic
         self.rows_per_call = _DETERMINISTIC_ROWS if deterministic else batch_size
         self.num_pairs = max(1, self.rows_per_call // denoiser.num_classes)
+        self.evidence = evidence
 
     def open(
         self,
@@ -192,7 +204,7 @@ class _Evaluator:
         live = np.stack([image.live for image, _ in pairs + pairs[-1:] * padding])
         # The rows of a deterministic batch do not depend on who was eliminated.
         owner, y = np.nonzero(live | self.deterministic)
-        with torch.no_grad(), _evaluating(self.denoiser), self._reproducible():
+        with torch.no_grad(), evaluating(self.denoiser), self._reproducible():
             rows = self._errors(
                 pairs + pairs[-1:] * padding, torch.from_numpy(owner), torch.from_numpy(y)
             )
@@ -209,8 +221,10 @@ class _Evaluator:
         x, logsnr = torch.stack([image.x for image, _ in pairs]), logsnr.to(self.device)
         eps = self.bank.noise(keys, trials, x.shape[1:], self.device)
         v_hat = self._v_hat(diffuse(x, eps, logsnr), logsnr, y, owner)
-        v = v_target(x, eps, logsnr)[owner.to(self.device)]
-        return (v_hat - v).square().mean(dim=(1, 2, 3))
+        residual = v_hat - v_target(x, eps, logsnr)[owner.to(self.device)]
+        if self.evidence is not None:
+            self.evidence.hold(residual, owner, y)
+        return residual.square().mean(dim=(1, 2, 3))
 
     def _v_hat(self, z_t: Images, logsnr: Times, y: Rows, owner: Rows) -> RowImages:
         while True:
@@ -252,7 +266,7 @@ class _Evaluator:
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
     """Put every module in eval mode, and each back into its own mode afterwards."""
     training = [module for module in network.modules() if module.training]
     network.eval()

@@ -1,7 +1,9 @@
 """The prediction table: one row per image, what was decided, on which votes, and what failed.
 
 Columns: image_id, path, patient_id, label, prediction, votes_<class>, vote_share_<class>,
-mean_error_<class>, entropy_bits, trials_used, nfe, stopped_by, status (ok or error), error.
+mean_error_<class>, entropy_bits, trials_used, nfe, stopped_by, status (ok or error), error. Of a
+baseline, score_<class> (the softmax) stands for votes and mean errors.
+Where a DICOM file gives cause, `caution` says why the answer should not be relied on.
 `mean_error_` is in the space that the run was asked for. A vote share is an effect size, not a
 calibrated probability.
 """
@@ -12,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from diffdx._files import atomic_path
 from diffdx._typing import Errors, LogSNRs, Space
@@ -54,15 +57,62 @@ def prediction_table(
         weights: Of the weighted rule.
     """
     image_ids, errors, logsnr = stored
+    decided = apply_rule(rule_name(rule, space), errors, logsnr, ties=ties, weights=weights)
+    scores = _scores(classes, errors, logsnr, space, ties)
+    chosen = pd.Series([classes[k] for k in decided.y_hat], dtype="string")
+    return _table_of(records, image_ids, chosen, scores, failures, stops)
+
+
+def softmax_table(
+    records: Sequence[Record],
+    classes: Sequence[str],
+    image_ids: Sequence[str],
+    softmax: Float[np.ndarray, "B K"],
+    failures: Mapping[str, str],
+) -> pd.DataFrame:
+    """Return a baseline's predictions of the records, in their order.
+
+    Args:
+        records: The images asked for.
+        classes: Class names in the order of the softmax' class axis.
+        image_ids: The images that were classified.
+        softmax: Score of each class, rows summing to 1.
+        failures: Why the other images have none, by image id.
+    """
+    columns: dict[str, object] = {f"score_{name}": softmax[:, k] for k, name in enumerate(classes)}
+    columns["entropy_bits"] = voting.vote_entropy(softmax)
+    scores = pd.DataFrame(columns | {"trials_used": 0, "nfe": 1}, index=range(len(image_ids)))
+    chosen = pd.Series([classes[k] for k in softmax.argmax(axis=1)], dtype="string")
+    return _table_of(records, image_ids, chosen, scores, failures)
+
+
+def _table_of(
+    records: Sequence[Record],
+    image_ids: Sequence[str],
+    chosen: pd.Series,
+    scores: pd.DataFrame,
+    failures: Mapping[str, str],
+    stops: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Return a row per record: what it is, what was decided on which scores, and what failed.
+
+    Args:
+        records: The images asked for.
+        image_ids: Those that were classified.
+        chosen: Their predicted class names.
+        scores: Their other columns, trials_used and nfe among them.
+        failures: Why the others were not classified, by image id.
+        stops: What ended the images, by image id; nothing did where none is named.
+    """
     table = pd.DataFrame(
         [(r.image_id, r.path, r.patient_id, r.label) for r in records],
         columns=["image_id", "path", "patient_id", "label"],
         dtype="string",
     )
-    scores = _scores(classes, errors, logsnr, space, ties)
-    decided = apply_rule(rule_name(rule, space), errors, logsnr, ties=ties, weights=weights)
-    chosen = np.array(classes, dtype=object)[decided.y_hat]
-    scores.insert(0, "prediction", pd.array(chosen, dtype="string"))
+    cautions = [record.caution for record in records]
+    if any(cautions):
+        table["caution"] = pd.array(cautions, dtype="string")
+    scores.insert(0, "prediction", chosen)
     scores.insert(0, "image_id", pd.Series(list(image_ids), dtype="string"))
     table = table.merge(scores, on="image_id", how="left", validate="one_to_one")
     counts = ["trials_used", "nfe"]
@@ -95,18 +145,23 @@ def _scores(
 
 
 def write_predictions(table: pd.DataFrame, folder: Path) -> None:
-    """Write the table as Parquet and as CSV, each in one piece.
-
-    In the CSV a text that a spreadsheet would run as a formula (it begins with = + - @) gets a
-    leading apostrophe.
-    """
+    """Write the table as Parquet and as CSV, each in one piece."""
     with atomic_path(folder / PREDICTIONS_FILE) as temporary:
         table.to_parquet(temporary, index=False)
+    write_csv(table, folder / PREDICTIONS_CSV)
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table for spreadsheets, in one piece.
+
+    A text that a spreadsheet would run as a formula (it begins with = + - @) gets a leading
+    apostrophe.
+    """
     text = [str(name) for name in table if table[name].dtype == "string"]
     safe = table.assign(
         **{name: table[name].str.replace(r"^(?=[=+\-@\t\r])", "'", regex=True) for name in text}
     )
-    with atomic_path(folder / PREDICTIONS_CSV) as temporary:
+    with atomic_path(path) as temporary:
         safe.to_csv(temporary, index=False, lineterminator="\n")
 
 

@@ -1,39 +1,36 @@
 """Classify a dataset into a predictions folder: read, evaluate, store, decide, write.
 
 The folder gets `errors.parquet` (every denoising error), `predictions.parquet` and `.csv` (a row
-per image), and `classify.json` (what was done, with what, in which time). An image that cannot be
-read or judged becomes a row with status `error`, and the others go on. An interrupted run keeps its
-finished images and continues when it is started again. Research use only, not a medical device.
+per image), `classify.json` (what was done, with what, in which time), and `evidence.zarr` if maps
+are wanted. An image that cannot be read or judged becomes a row with status `error`, and the others
+go on. An interrupted run keeps its finished images and continues when it is started again. Research
+use only, not a medical device.
 """
 
-import hashlib
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from diffdx._device import keep_freed_memory, resolve_device, resolve_precision
 from diffdx._files import exclusive
-from diffdx._interrupt import StopRequest, stop_requests
+from diffdx._interrupt import stop_requests
+from diffdx._notice import NOTICE
 from diffdx.backbones.model import DiffusionModel
 from diffdx.classification.conclusion import conclude
 from diffdx.classification.denoising_errors import denoising_errors, resolve_batch_size
+from diffdx.classification.evidence import ErrorMaps, EvidenceCollector, map_sides, part_edges
+from diffdx.classification.evidence_store import EvidenceStore
 from diffdx.classification.predictions import CLASSIFY_FILE
+from diffdx.classification.reading import inputs_hash, read_ahead, reason
 from diffdx.classification.settings import ClassifySettings as ClassifySettings
 from diffdx.classification.store import ErrorStore
 from diffdx.data.dataset import Dataset, Record
-from diffdx.errors import DataError
-
-NOTICE = "Research use only, not a medical device."
-_READ_AHEAD = 8
 
 Progress = Callable[[int, int], None]
 
@@ -125,11 +122,14 @@ class _Run:
             "trials": settings.num_trials,
             "precision": self.precision,
             "deterministic": settings.deterministic,
-            "inputs": _inputs_hash(self.dataset),
+            "inputs": inputs_hash(self.dataset),
         }
         self.ending = settings.ending(len(self.model.classes))
         if not self.ending.never:
             depends_on |= {name: str(value) for name, value in settings.decision.items()}
+        if settings.evidence:
+            weights = {} if settings.weights is None else settings.weights.as_dict()
+            depends_on["evidence"] = f"{settings.evidence_rule} {weights or ''}".strip()
         first, count = settings.shard or (1, 1)
         self.store = ErrorStore(
             self.folder,
@@ -143,8 +143,9 @@ class _Run:
         """Compute and store what is missing; return why images failed, by image id."""
         todo = [record for record in self.records if record.image_id not in self.store.finished]
         done, failures = len(self.records) - len(todo), dict[str, str]()
+        evidence = self._evidence(todo) if self.settings.evidence else None
         with stop_requests() as stop:
-            images = _read_ahead(self._read, todo, stop)
+            images = read_ahead(self.dataset, todo, self.model.preprocess, stop)
             for result in denoising_errors(
                 self.model.denoiser,
                 self.model.schedule,
@@ -157,6 +158,7 @@ class _Run:
                 precision=self.precision,
                 deterministic=self.settings.deterministic,
                 ending=self.ending,
+                evidence=evidence,
             ):
                 image_id = todo[result.index].image_id
                 self.calls += result.calls
@@ -167,7 +169,7 @@ class _Run:
                     self.store.flush()
                     raise result.failure
                 else:
-                    failures[image_id] = " ".join(str(result.failure).split())
+                    failures[image_id] = reason(result.failure)
                 done += 1
                 progress(done, len(self.records))
             self.store.flush()
@@ -175,11 +177,26 @@ class _Run:
                 stop.raise_if_made()
         return failures
 
-    def _read(self, record: Record) -> Tensor | Exception:
-        try:
-            return torch.from_numpy(self.model.preprocess(self.dataset.pixels(record)))
-        except DataError as error:
-            return error
+    def _evidence(self, todo: Sequence[Record]) -> EvidenceCollector:
+        """Return what adds up the maps of these images and writes each as it is done."""
+        model, settings = self.model, self.settings
+        edges = part_edges(model.schedule)
+        store = EvidenceStore.create(
+            self.folder,
+            [record.image_id for record in self.dataset.records],
+            model.classes,
+            map_sides(model.shape, model.transform.wavelet),
+            edges=edges,
+            rule=settings.evidence_rule,
+            overwrite=settings.overwrite,
+        )
+
+        def write(index: int, maps: ErrorMaps) -> None:
+            store.write(todo[index].image_id, maps)
+
+        return EvidenceCollector(
+            write, edges, model.transform.wavelet, settings.space, settings.weights
+        )
 
     def conclude(self, failures: dict[str, str], seconds: float) -> ClassifyResult:
         """Write the tables of the whole dataset."""
@@ -213,29 +230,8 @@ class _Run:
             "precision": self.precision,
             "batch_size": self.batch_size,
             "deterministic": settings.deterministic,
+            "evidence": settings.evidence_rule if settings.evidence else None,
             "shard": None if settings.shard is None else "{}/{}".format(*settings.shard),
             "model_sha256": self.model.sha256,
             "warnings": list(dict.fromkeys([*self.model.warnings, *self.dataset.warnings])),
         }
-
-
-def _inputs_hash(dataset: Dataset) -> str:
-    """Return a hash of what is classified: the dataset's fingerprint and the paths as given."""
-    paths = "\n".join(record.path for record in dataset.records)
-    return hashlib.sha256(f"{dataset.fingerprint}\n{paths}".encode(errors="replace")).hexdigest()
-
-
-def _read_ahead(
-    read: Callable[[Record], Tensor | Exception], records: Sequence[Record], stop: StopRequest
-) -> Iterator[Tensor | Exception]:
-    """Yield what `read` returns, a few images ahead in a background thread, until asked to stop."""
-    ahead: deque[Future[Tensor | Exception]] = deque()
-    remaining = iter(records)
-    with ThreadPoolExecutor(1) as reader:
-        while stop.signal_number is None:
-            while len(ahead) < _READ_AHEAD and (record := next(remaining, None)) is not None:
-                ahead.append(reader.submit(read, record))
-            if not ahead:
-                return
-            yield ahead.popleft().result()
-        reader.shutdown(cancel_futures=True)

@@ -42,6 +42,7 @@ class ClassifySettings:
         shard: (I, N) takes every N-th image from the I-th on, I from 1; None takes all.
         overwrite: Forget an earlier run in the folder instead of continuing it.
         strict: Stop at the first image that cannot be read or judged.
+        evidence: Keep maps of where the errors come from.
     """
 
     num_trials: int = 501
@@ -63,6 +64,7 @@ class ClassifySettings:
     shard: tuple[int, int] | None = None
     overwrite: bool = False
     strict: bool = False
+    evidence: bool = False
 
     def __post_init__(self) -> None:
         self.bank.require(self.num_trials)
@@ -72,6 +74,11 @@ class ClassifySettings:
             raise ConfigError(
                 f"--eliminate with --stop {self.stop}: the votes for a dropped class go to others, "
                 "so the rule's guarantee would not hold; use --stop none or exact"
+            )
+        if self.eliminate and self.evidence:
+            raise ConfigError(
+                "--evidence with --eliminate: a dropped class has no map of the same trials; "
+                "leave out one of the two"
             )
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise ConfigError(f"--shard {self.shard[0]}/{self.shard[1]}: use I/N with 1 <= I <= N")
@@ -100,6 +107,14 @@ class ClassifySettings:
     def rule_name(self) -> str:
         """The rule by the name that it has in `diffdx.classification.rules`."""
         return rule_name(self.rule, self.space)
+
+    @property
+    def evidence_rule(self) -> str:
+        """What evidence maps add up to: the weighted sum of the errors, or their mean in a space.
+
+        The vote weighs nothing, and is shown by the mean.
+        """
+        return rule_name("mean" if self.rule == "vote" else self.rule, self.space)
 
     def ending(self, num_classes: int) -> Ending:
         """Return what may end an image early.

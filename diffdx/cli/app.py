@@ -6,18 +6,24 @@ from typing import Annotated
 
 import typer
 
+from diffdx.cli.audit import audit
+from diffdx.cli.baseline import baseline
 from diffdx.cli.calibrate import calibrate
 from diffdx.cli.classify import classify
+from diffdx.cli.convert import convert
+from diffdx.cli.data import app as data_app
 from diffdx.cli.demo import demo
 from diffdx.cli.doctor import doctor
 from diffdx.cli.evaluate import evaluate
+from diffdx.cli.explain import explain
 from diffdx.cli.export import export
+from diffdx.cli.finetune import finetune
 from diffdx.cli.replay import replay
 from diffdx.cli.report import report
 from diffdx.cli.sample import sample
 from diffdx.cli.train import train
 
-MULTIPLE = ("--splits",)
+MULTIPLE = ("--splits", "--calib")
 """Options that take several values after one name."""
 
 app = typer.Typer(
@@ -28,8 +34,25 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (demo, train, sample, classify, replay, calibrate, evaluate, report, export, doctor):
+for verb in (
+    demo,
+    audit,
+    train,
+    finetune,
+    baseline,
+    sample,
+    classify,
+    replay,
+    calibrate,
+    evaluate,
+    explain,
+    report,
+    export,
+    convert,
+    doctor,
+):
     app.command()(verb)
+app.add_typer(data_app)
 
 
 def _print_version(asked: bool) -> bool:

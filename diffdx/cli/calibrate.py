@@ -32,7 +32,7 @@ ALTERED_TRIALS = 101
 
 
 def calibrate(
-    context: typer.Context,
+    context: options.Context,
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     data: Annotated[
         str, typer.Argument(help="The run's dataset, or a predictions folder of calib images.")

@@ -1,33 +1,32 @@
-"""`diffdx classify`: which class denoises each image best, trial by trial."""
+"""`diffdx classify`: which class denoises each image best, trial by trial; or a baseline's word."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diffdx.cli import options
 from diffdx.cli.console import EXIT_SOME_FAILED, NOTICE, Reporter
 from diffdx.cli.fitted import fitted_parts
-from diffdx.errors import ConfigError, DataError
+from diffdx.cli.inputs import chosen_images
+from diffdx.cli.models import OF_TRIALS, classify_images, load_model
+from diffdx.errors import ConfigError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Hashable, Mapping
 
-    from diffdx.backbones.model import DiffusionModel
-    from diffdx.classification.denoising_errors import BatchSizeOption
-    from diffdx.data.dataset import Dataset
+    from diffdx.classification.runner import ClassifyResult
 
 SHOWN = 20
 """Images listed on standard output; the tables hold them all."""
 
 
 def classify(
+    context: options.Context,
     run: Annotated[Path, typer.Argument(help="Run or checkpoint folder.")],
     inputs: Annotated[list[str], typer.Argument(help="Dataset, folder, CSV or image files.")],
     out: Annotated[Path | None, typer.Option(help="Predictions folder to write.")] = None,
-    split: Annotated[
-        Literal["train", "val", "calib", "test"] | None, typer.Option(help="Only this role.")
-    ] = None,
+    split: options.Split = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials per image.")] = 501,
     bank: Annotated[int, typer.Option(min=1, help="Trials in the bank.")] = 501,
     rule: options.Rule = "vote",
@@ -38,12 +37,19 @@ def classify(
         float | None, typer.Option(help="Seconds per image, at least a trial.")
     ] = None,
     eliminate: options.Eliminate = False,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="Keep maps of where in the image errors come from.")
+    ] = False,
     shard: Annotated[str | None, typer.Option(help="I/N: every N-th image from the I-th.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad image.")] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bytes in any batch, order or shard.")
     ] = False,
     frame: Annotated[int | None, typer.Option(min=0, help="Frame of multi-frame files.")] = None,
+    refuse_burned_in: Annotated[
+        bool, typer.Option("--refuse-burned-in", help="Fail on DICOM that may show text.")
+    ] = False,
+    uncertain: options.Uncertain = None,
     limit: options.Limit = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = "auto",
@@ -62,119 +68,50 @@ def classify(
     """
     reporter = Reporter(quiet, verbose, no_progress, as_json)
     with reporter.ending():
-        from diffdx.backbones.model import DiffusionModel
-        from diffdx.classification.runner import ClassifySettings, classify_dataset
+        from diffdx.backbones.classifiers import is_baseline
+        from diffdx.classification.settings import ClassifySettings
+        from diffdx.classification.supervised import SupervisedSettings
         from diffdx.data.readers import open_inputs
 
-        bound, weights = fitted_parts(run, rule=rule, space=space, stop=stop, trials=trials)
-        settings = ClassifySettings(
-            num_trials=trials,
-            bank_size=bank,
-            rule=rule,
-            space=space,
-            stop=stop,
-            bound=bound,
-            weights=weights,
-            budget_seconds=budget,
-            eliminate=eliminate,
-            seed=seed,
-            batch_size=rows_per_call(batch_size),
-            device=device,
-            precision=precision,
-            deterministic=deterministic,
-            shard=None if shard is None else _shard(shard),
-            overwrite=overwrite,
-            strict=strict,
+        settings: ClassifySettings | SupervisedSettings
+        how: dict[str, Any] = {
+            "batch_size": options.rows_per_call(batch_size),
+            "device": device,
+            "precision": precision,
+            "strict": strict,
+            "overwrite": overwrite,
+        }
+        if is_baseline(run):
+            options.refuse(context, OF_TRIALS, f"{run} is a baseline, without trials")
+            settings = SupervisedSettings(**how)
+        else:
+            bound, weights = fitted_parts(run, rule=rule, space=space, stop=stop, trials=trials)
+            settings = ClassifySettings(
+                num_trials=trials,
+                bank_size=bank,
+                rule=rule,
+                space=space,
+                stop=stop,
+                bound=bound,
+                weights=weights,
+                budget_seconds=budget,
+                eliminate=eliminate,
+                seed=seed,
+                deterministic=deterministic,
+                shard=None if shard is None else _shard(shard),
+                evidence=evidence,
+                **how,
+            )
+        model = load_model(run)
+        dataset = open_inputs(
+            inputs, frame=frame, uncertain=uncertain, refuse_burned_in=refuse_burned_in
         )
-        model = DiffusionModel.load(run)
-        dataset = open_inputs(inputs, frame=frame)
-        if split is not None:
-            dataset = of_role(dataset, run, split)
-        dataset = _limited(dataset, limit, seed)
-        check_labels(dataset, model)
+        dataset = chosen_images(dataset, run, model, split=split, limit=limit, seed=seed)
         for warning in dataset.warnings:
             reporter.warn(warning)
         folder = out or Path("out") / f"classify-{run.name}"
-        title = f"classifying {len(dataset)} images"
-        with reporter.working(), reporter.progress(title) as line:
-            result = classify_dataset(
-                model,
-                dataset,
-                folder,
-                settings,
-                lambda done, total: line.update(done / max(total, 1), f"{done} of {total}"),
-            )
-        if result.table is None:
-            text = f"{result.n_waiting} images are left to other shards; give them the same --out"
-            reporter.result(text, {"out": str(folder), "n_waiting": result.n_waiting})
-            return
-        if prevalence is not None or (run / "calibration.json").is_file():
-            from diffdx.uncertainty.annotate import annotate
-
-            for warning in annotate(folder, run, prevalence=prevalence):
-                reporter.warn(warning)
-        text = _summary(folder, result.table, result.info)
-        reporter.result(text, {"out": str(folder), **result.info})
-        if result.n_failed:
-            reporter.warn(f"{result.n_failed} of {len(dataset)} images failed; see column 'error'")
-            raise typer.Exit(EXIT_SOME_FAILED)
-
-
-def of_role(dataset: "Dataset", run: Path, role: str) -> "Dataset":
-    """Return the images that the run's own splits file puts into this role.
-
-    Without a splits file, the publishers' split counts.
-
-    Raises:
-        DataError: if the dataset is not the run's, or has no image in this role.
-    """
-    from diffdx.data.splits import load_splits
-
-    file = run / "splits.csv"
-    if file.is_file():
-        frame = load_splits(file)
-        chosen = dataset.select(frame.image_id[frame.role == role])
-    else:
-        chosen = dataset.subset([r for r in dataset.records if r.role == role])
-    if not len(chosen):
-        raise DataError(f"{dataset.name} has no image in the role '{role}'; leave out --split")
-    return chosen
-
-
-def check_labels(dataset: "Dataset", model: "DiffusionModel") -> None:
-    """Check that every label is a class of the model; classes are matched by name, not position.
-
-    Raises:
-        DataError: listing the labels that the model does not know.
-    """
-    unknown = sorted({r.label for r in dataset.records if r.label} - set(model.classes))
-    if unknown:
-        raise DataError(
-            f"{dataset.name}: labels {', '.join(map(repr, unknown))} are not classes of the model "
-            f"({', '.join(model.classes)}); rename them or leave them blank"
-        )
-
-
-def _limited(dataset: "Dataset", limit: int | None, seed: int) -> "Dataset":
-    if limit is None or limit >= len(dataset):
-        return dataset
-    from diffdx._random import epoch_order
-
-    order = epoch_order(seed, 0, len(dataset))[:limit].tolist()
-    return dataset.subset([dataset.records[i] for i in sorted(order)])
-
-
-def rows_per_call(text: str) -> "BatchSizeOption":
-    """Return the value of `--batch-size`.
-
-    Raises:
-        ConfigError: if it is neither auto nor a positive number.
-    """
-    if text == "auto":
-        return "auto"
-    if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"--batch-size {text}: use auto or a number of at least 1")
-    return int(text)
+        result = classify_images(reporter, model, dataset, folder, settings)
+        _conclude(reporter, result, run, prevalence)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -184,19 +121,38 @@ def _shard(text: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
-def _summary(folder: Path, table: "pd.DataFrame", info: dict[str, Any]) -> str:
-    """Return the first rows as text: image, decision, vote share, entropy."""
-    lines = []
-    for row in table.head(SHOWN).to_dict("records"):
-        if row["status"] == "error":
-            lines.append(f"{row['path']}  error: {row['error']}")
-            continue
-        share = row[f"vote_share_{row['prediction']}"]
-        lines.append(
-            f"{row['path']}  {row['prediction']}  vote share {share:.3f}  "
-            f"entropy {row['entropy_bits']:.3f} bits"
-        )
+def _conclude(
+    reporter: Reporter, result: "ClassifyResult", run: Path, prevalence: str | None
+) -> None:
+    """Add probabilities if the run is calibrated; print the first rows, and how many failed."""
+    folder, table, info = result.folder, result.table, result.info
+    if table is None:
+        text = f"{result.n_waiting} images are left to other shards; give them the same --out"
+        reporter.result(text, {"out": str(folder), "n_waiting": result.n_waiting})
+        return
+    if prevalence is not None or (run / "calibration.json").is_file():
+        from diffdx.uncertainty.annotate import annotate
+
+        for warning in annotate(folder, run, prevalence=prevalence):
+            reporter.warn(warning)
+    lines = [_line(row) for row in table.head(SHOWN).to_dict("records")]
     if len(table) > SHOWN:
         lines.append(f"... and {len(table) - SHOWN} more")
     rate = f"{info['seconds']:.1f} s, {info['device']}, {info['precision']}"
-    return "\n".join([*lines, f"{NOTICE} {rate}", str(folder / "predictions.csv")])
+    text = "\n".join([*lines, f"{NOTICE} {rate}", str(folder / "predictions.csv")])
+    reporter.result(text, {"out": str(folder), **info})
+    if result.n_failed:
+        reporter.warn(f"{result.n_failed} of {len(table)} images failed; see column 'error'")
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _line(row: "Mapping[Hashable, Any]") -> str:
+    path, chosen = row["path"], row["prediction"]
+    if row["status"] == "error":
+        return f"{path}  error: {row['error']}"
+    if f"score_{chosen}" in row:
+        return f"{path}  {chosen}  softmax {row[f'score_{chosen}']:.3f}"
+    return (
+        f"{path}  {chosen}  vote share {row[f'vote_share_{chosen}']:.3f}  "
+        f"entropy {row['entropy_bits']:.3f} bits"
+    )

@@ -18,9 +18,9 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from diffdx._interrupt import Interrupted
+from diffdx._notice import NOTICE as NOTICE
 from diffdx.errors import DataError, DiffdxError
 
-NOTICE = "Research use only. Not a medical device."
 EXIT_SOME_FAILED = 3
 
 PLAIN_SECONDS = 10.0
@@ -126,6 +126,10 @@ class ProgressLine:
         self._first: float | None = None
         if self._bar is not None:
             self._bar.reset(self._task, description=title, note="")
+
+    def count(self, done: int, total: int) -> None:
+        """Show that so many of all are done."""
+        self.update(done / max(total, 1), f"{done} of {total}")
 
     def update(self, fraction: float, note: str = "") -> None:
         """Show that this fraction is done."""

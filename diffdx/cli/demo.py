@@ -15,7 +15,7 @@ from diffdx.cli.folders import require_room
 if TYPE_CHECKING:
     from diffdx.backbones.model import DiffusionModel
     from diffdx.data.dataset import Dataset
-    from diffdx.report.figures import Counterfactual
+    from diffdx.report.explanation_figures import Counterfactual
 
 PHANTOMS = "phantoms:chest?n=2400&size=32"
 LOGSNR_START = 1.0
@@ -48,13 +48,13 @@ def demo(
         from diffdx.classification.runner import ClassifySettings, classify_dataset
         from diffdx.cli.evaluate import describe
         from diffdx.cli.report import pictures
-        from diffdx.cli.train import run_training
+        from diffdx.cli.training import run_training
         from diffdx.config import resolve_config
         from diffdx.data.readers import open_dataset
         from diffdx.data.splits import make_splits
         from diffdx.evaluation.summary import evaluate_predictions
         from diffdx.report.html import write_report
-        from diffdx.training.run import TrainRequest
+        from diffdx.training.run import TrainRequest, train
 
         require_room(out, overwrite=overwrite)
         where = resolve_device(device)
@@ -77,7 +77,7 @@ def demo(
             precision=resolve_precision(precision, where),
             arguments=["demo"],
         )
-        run_training(reporter, request)
+        run_training(reporter, request, train)
         model = DiffusionModel.load(out / "run").to(where)
         test = dataset.select(splits.image_id[splits.role == "test"])
         folder = out / "predictions"
@@ -87,7 +87,7 @@ def demo(
                 test,
                 folder,
                 ClassifySettings(num_trials=trials, seed=seed, device=device, precision=precision),
-                lambda done, total: line.update(done / total, f"{done} of {total}"),
+                line.count,
             )
         summary = evaluate_predictions(folder)
         reporter.say("explaining one image by its counterfactual")
@@ -105,8 +105,8 @@ def _counterfactual(model: "DiffusionModel", dataset: "Dataset") -> "Counterfact
     """Return the first abnormal image, shown as it is and as if it were normal."""
     import torch
 
-    from diffdx.explain.counterfactual import counterfactuals
-    from diffdx.report.figures import Counterfactual
+    from diffdx.explain.counterfactual import EditSettings, counterfactuals
+    from diffdx.report.explanation_figures import Counterfactual
     from diffdx.transforms.pixels import to_uint8
 
     positive = str(model.positive)
@@ -114,7 +114,8 @@ def _counterfactual(model: "DiffusionModel", dataset: "Dataset") -> "Counterfact
     target = next(name for name in model.classes if name != positive)
     x = torch.from_numpy(model.preprocess(dataset.pixels(record)))[None]
     y_src, y_cf = (torch.tensor([model.classes.index(name)]) for name in (positive, target))
-    pair = counterfactuals(model, x, y_src, y_cf, logsnr_start=LOGSNR_START, guidance_scale=3.0)
+    settings = EditSettings(logsnr_start=LOGSNR_START, method="noise")
+    pair = counterfactuals(model, x, y_src, y_cf, settings)
     original, factual, counterfactual = (
         to_uint8(image[0].mean(0).cpu().numpy()) for image in (x, pair.x_factual, pair.x_cf)
     )

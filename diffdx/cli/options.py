@@ -1,9 +1,20 @@
 """Options that several verbs share, each declared once."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from diffdx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffdx.classification.denoising_errors import BatchSizeOption
+
+    Context = typer.Context
+else:
+    # What a verb is given where it asks for a typer.Context is an instance of that class's parent.
+    Context = typer.Context.__base__
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[
@@ -36,11 +47,21 @@ Prevalence = Annotated[
     str | None,
     typer.Option(
         help="Where the model is used: the positive class's share, or CLASS=SHARE,...; em: "
-        "estimated from the images there; site: with a shift of their scores besides. "
-        "By default that of the calib images."
+        "estimated from the images there. By default that of the calib images."
     ),
 ]
+Recipe = Annotated[
+    Literal["fixed", "paper", "release"] | None,
+    typer.Option(help="How it is trained: as measured best, as the paper says, as its code does."),
+]
 Positive = Annotated[str | None, typer.Option(help="The class that F1 and AUROC mean.")]
+Split = Annotated[
+    Literal["train", "val", "calib", "test"] | None, typer.Option(help="Only this role.")
+]
+Uncertain = Annotated[
+    Literal["drop", "zero", "one"] | None,
+    typer.Option(help="What CheXpert's uncertain labels become; there is no default."),
+]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Only the first N images of a seeded shuffle.")
 ]
@@ -53,3 +74,33 @@ Stop = Annotated[
 Eliminate = Annotated[
     bool, typer.Option("--eliminate", help="Drop hopeless classes; carries no guarantee.")
 ]
+
+
+def rows_per_call(text: str) -> "BatchSizeOption":
+    """Return the value of `--batch-size`.
+
+    Raises:
+        ConfigError: if it is neither auto nor a positive number.
+    """
+    if text == "auto":
+        return "auto"
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"--batch-size {text}: use auto or a number of at least 1")
+    return int(text)
+
+
+def refuse(context: Context, names: Iterable[str], because: str) -> None:
+    """Check that none of these parameters of a verb was given on the command line.
+
+    Raises:
+        ConfigError: naming those that were: they would be ignored in silence.
+    """
+    given = [name for name in names if _was_given(context, name)]
+    if given:
+        listing = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(f"{because}: leave out {listing}")
+
+
+def _was_given(context: Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

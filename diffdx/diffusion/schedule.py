@@ -13,6 +13,7 @@ are shifted along with the curve (which move logsnr(0) and logsnr(1) by s).
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,40 @@ import torch
 from diffdx._tensors import Schedule
 
 
+class NoiseSchedule(ABC):
+    """A decreasing map from time in [0, 1] to log-SNR in nats.
+
+    Attributes:
+        logsnr_min: log-SNR at t = 1, in nats.
+        logsnr_max: log-SNR at t = 0, in nats.
+    """
+
+    logsnr_min: float
+    logsnr_max: float
+
+    @abstractmethod
+    def logsnr(self, t: Schedule) -> Schedule:
+        """Return the log-SNR at times in [0, 1], in nats and in t's own dtype."""
+
+    @abstractmethod
+    def t(self, logsnr: Schedule) -> Schedule:
+        """Return the times at which the schedule has these log-SNRs."""
+
+    def _check_times(self, t: Schedule) -> None:
+        if t.numel() and not (t.min() >= 0 and t.max() <= 1):
+            raise ValueError("diffusion times must lie in [0, 1]")
+
+    def _check_levels(self, logsnr: Schedule) -> None:
+        low, high = self.logsnr_min - 1e-4, self.logsnr_max + 1e-4
+        if logsnr.numel() and not (logsnr.min() >= low and logsnr.max() <= high):
+            raise ValueError(
+                f"log-SNR must lie in [{self.logsnr_min}, {self.logsnr_max}] nats, "
+                f"got {float(logsnr.min()):.4g} to {float(logsnr.max()):.4g}"
+            )
+
+
 @dataclass(frozen=True)
-class ShiftedCosine:
+class ShiftedCosine(NoiseSchedule):
     """Shifted cosine schedule with exact bounds.
 
     Attributes:
@@ -60,8 +93,7 @@ class ShiftedCosine:
         Raises:
             ValueError: if a time is outside [0, 1], where the schedule is not defined.
         """
-        if t.numel() and not (t.min() >= 0 and t.max() <= 1):
-            raise ValueError("diffusion times must lie in [0, 1]")
+        self._check_times(t)
         a, b = self._ends
         # float64: near t = 0 and t = 1 the tangent loses half of float32's digits.
         logsnr = -2 * torch.log(torch.tan(a + t.double() * (b - a))) + self.shift
@@ -76,12 +108,7 @@ class ShiftedCosine:
         Raises:
             ValueError: if a log-SNR is outside the bounds, since no time has it.
         """
-        low, high = self.logsnr_min - 1e-4, self.logsnr_max + 1e-4
-        if logsnr.numel() and not (logsnr.min() >= low and logsnr.max() <= high):
-            raise ValueError(
-                f"log-SNR must lie in [{self.logsnr_min}, {self.logsnr_max}] nats, "
-                f"got {float(logsnr.min()):.4g} to {float(logsnr.max()):.4g}"
-            )
+        self._check_levels(logsnr)
         a, b = self._ends
         angle = torch.atan(torch.exp(-(logsnr.double() - self.shift) / 2))
         return ((angle - a) / (b - a)).clamp(0, 1).to(logsnr.dtype)

@@ -6,6 +6,12 @@ With snr = exp(logsnr) and gamma = 5, min-SNR (paper Eq. 2) weighs
     the eps error by min(snr, gamma) / snr
 
 which is the same loss: |eps_hat - eps|^2 = alpha^2 |v_hat - v|^2, alpha^2 = snr / (snr + 1).
+
+Others, as weights of the v error:
+
+    uniform           1                                   every v error counts the same
+    uniform_eps       alpha^2                             every eps error (DDPM's simple loss)
+    inverse_min_snr   alpha^2 / (1 + min(snr, gamma))     the paper's release; not min-SNR
 """
 
 from typing import Literal
@@ -14,7 +20,7 @@ import torch
 
 from diffdx._tensors import Schedule
 
-Weighting = Literal["min_snr", "uniform"]
+Weighting = Literal["min_snr", "inverse_min_snr", "uniform", "uniform_eps"]
 
 
 def min_snr_weight(
@@ -34,7 +40,13 @@ def min_snr_weight(
 
 
 def v_weight(logsnr: Schedule, weighting: Weighting, *, gamma: float = 5.0) -> Schedule:
-    """Return the weight of the v error under the named weighting; `uniform` is 1 everywhere."""
-    if weighting == "uniform":
-        return torch.ones_like(logsnr)
-    return min_snr_weight(logsnr, gamma=gamma)
+    """Return the weight of the v error under the named weighting at these log-SNRs (nats)."""
+    match weighting:
+        case "min_snr":
+            return min_snr_weight(logsnr, gamma=gamma)
+        case "inverse_min_snr":
+            return torch.sigmoid(logsnr) / (1 + logsnr.exp().clamp(max=gamma))
+        case "uniform":
+            return torch.ones_like(logsnr)
+        case "uniform_eps":
+            return torch.sigmoid(logsnr)

@@ -1,5 +1,6 @@
 """What a folder of predictions is worth: every rule, from its stored errors, with intervals."""
 
+from diffdx.evaluation.comparison import compare_predictions as compare_predictions
 from diffdx.evaluation.curves import by_trials as by_trials
 from diffdx.evaluation.curves import true_share_by_logsnr as true_share_by_logsnr
 from diffdx.evaluation.predictions import StoredPredictions as StoredPredictions

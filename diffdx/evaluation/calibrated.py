@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from diffdx.classification.voting import majority_vote, vote_share
 from diffdx.evaluation.predictions import StoredPredictions
 from diffdx.metrics import accuracy, balanced_accuracy, bootstrap_by_patient
 from diffdx.uncertainty.conformal import set_coverage
@@ -62,8 +61,7 @@ def calibration_summary(
     prob = known.probabilities
     deployed = read_deployment(known.folder)
     model = entry.probability
-    uncorrected = model.probabilities(known.errors, known.logsnr)
-    share = vote_share(majority_vote(known.errors, ties=model.ties))
+    uncorrected = model.probabilities(known.errors, known.logsnr, known.softmax)
     y_hat = prob.argmax(axis=1).astype(np.int64)
     found = reliability_summary(prob, y, known.positive)
     before = reliability_summary(uncorrected, y, known.positive)
@@ -81,12 +79,12 @@ def calibration_summary(
         **{f"{name}_uncorrected": before[name] for name in ("ece", "brier", "log_loss")},
         **{name: bootstrap(metric, resamples) for name, metric in scored.items()},
         "alpha": entry.conformal.alpha,
-        "coverage": set_coverage(entry.conformal.sets(share), y, classes),
+        "coverage": set_coverage(entry.conformal.sets(known.shares), y, classes),
         "triage": triage_summary(
             known.table["triage"].tolist(), y, y_hat, positive=entry.triage.positive
         ),
         "selective": selective_summary(y_hat == y, 1 - prob.max(axis=1)),
-        "ood": {"flagged": float(known.table["ood"].astype(bool).mean())},
+        "ood": entry.gate and {"flagged": float(known.table["ood"].astype(bool).mean())},
     }
 
 
@@ -96,6 +94,5 @@ def _prevalence(known: StoredPredictions, prior: dict[str, float], deployed: Dep
         "source": deployed.source,
         "calib": prior,
         "deployed": deployed.shares,
-        "shift": deployed.shift,
         "labels": dict(zip(known.classes, labels.tolist(), strict=True)),
     }

@@ -14,17 +14,25 @@ from diffdx.classification import predictions
 from diffdx.classification.predictions import CLASSIFY_FILE, PREDICTIONS_FILE
 from diffdx.classification.rules import RULES, WEIGHTED, Decisions, apply_rule, rule_name
 from diffdx.classification.store import ERRORS_FILE, read_errors
+from diffdx.classification.voting import majority_vote, vote_share
 from diffdx.classification.weighted import LogSNRWeights
 from diffdx.errors import DataError
-from diffdx.uncertainty.calibration import CALIBRATION_FILE, Calibration, read_calibration, stop_key
+from diffdx.uncertainty.calibration import CALIBRATION_FILE, Calibration, read_calibration
 
+DIFFUSION = "diffusion"
+BASELINE = "baseline"
+SOFTMAX = "softmax"
+"""The only rule of a baseline: the largest softmax."""
 SETTINGS = ("classes", "positive", "rule", "space", "trials", "bank", "stop", "seed", "ties")
 """Entries of `classify.json` that every result quotes."""
 
 
 @dataclass(frozen=True)
 class StoredPredictions:
-    """One predictions folder, images that failed already set apart."""
+    """One predictions folder, images that failed already set apart.
+
+    A baseline has no trials: its `errors` are (B, K, 0), its scores are columns of the table.
+    """
 
     folder: Path
     settings: dict[str, Any]
@@ -37,6 +45,11 @@ class StoredPredictions:
     """Images without a prediction; they are in no array here."""
     calibration: Calibration | None = None
     """What its calibrated columns were computed with, if it has any."""
+
+    @property
+    def kind(self) -> str:
+        """What made the predictions: `diffusion` or `baseline`."""
+        return str(self.settings.get("kind", DIFFUSION))
 
     @property
     def classes(self) -> list[str]:
@@ -58,11 +71,16 @@ class StoredPredictions:
     @property
     def rule(self) -> str:
         """The run's own rule, by the name it has in `diffdx.classification.rules`."""
-        return rule_name(str(self.settings["rule"]), self.settings["space"])
+        return rule_name(str(self.settings["rule"]), str(self.settings["space"]))
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """The rules that can be applied here: `weighted` too where there are weights."""
+        """The rules that can be applied to the errors: `weighted` too where there are weights.
+
+        None for a baseline, which has no errors.
+        """
+        if self.kind == BASELINE:
+            return ()
         return RULES if self.weights is None else (*RULES, WEIGHTED)
 
     @property
@@ -88,12 +106,36 @@ class StoredPredictions:
             for patient, image in rows
         ]
 
+    @property
+    def shares(self) -> Float[np.ndarray, "B K"]:
+        """What entropy is taken of: vote shares, or a baseline's softmax; rows sum to 1."""
+        if self.kind == BASELINE:
+            return self.own.scores
+        return vote_share(majority_vote(self.errors, ties=self.settings["ties"]))
+
+    @property
+    def softmax(self) -> Float[np.ndarray, "B K"] | None:
+        """A baseline's scores; None for a diffusion model."""
+        return self.own.scores if self.kind == BASELINE else None
+
+    @property
+    def own(self) -> Decisions:
+        """The scores and decisions of the run's own rule."""
+        return self.decide(self.rule)
+
     def decide(self, rule: str) -> Decisions:
         """Return the scores and decisions of one of `rules`, from the stored errors.
+
+        Or of `softmax`, the rule of a baseline, from the table.
 
         Raises:
             ValueError: if the rule is unknown or, for `weighted`, there are no weights.
         """
+        if self.kind == BASELINE and rule == SOFTMAX:
+            columns = [f"score_{name}" for name in self.classes]
+            scores = self.table[columns].to_numpy(dtype=np.float64)
+            tied = (scores == scores.max(axis=1, keepdims=True)).sum(axis=1) > 1
+            return Decisions(scores, scores.argmax(axis=1).astype(np.int64), tied)
         return apply_rule(
             rule, self.errors, self.logsnr, ties=self.settings["ties"], weights=self.weights
         )
@@ -110,8 +152,8 @@ def read_predictions(folder: Path) -> StoredPredictions:
     """Return the predictions, settings and errors stored in a folder.
 
     Args:
-        folder: Output of `diffdx classify`: `classify.json`, `predictions.parquet`,
-            `errors.parquet`.
+        folder: Output of `diffdx classify`: `classify.json`, `predictions.parquet`, and
+            `errors.parquet` if a diffusion model made it.
 
     Raises:
         DataError: if a file is missing, or if the files contradict each other (other images, other
@@ -121,8 +163,16 @@ def read_predictions(folder: Path) -> StoredPredictions:
     """
     settings = _read_settings(folder / CLASSIFY_FILE)
     classes = settings["classes"]
-    everything = _read_table(folder, classes)
+    is_baseline = settings.get("kind") == BASELINE
+    everything = _read_table(folder, classes, "score_" if is_baseline else "vote_share_")
     table = everything[everything["status"] == "ok"].set_index("image_id", drop=False)
+    n_failed = len(everything) - len(table)
+    if is_baseline:
+        no_errors = np.empty((len(table), len(classes), 0)), np.empty((len(table), 0))
+        calibration = _read_calibration(folder, settings, table)
+        return StoredPredictions(
+            folder, settings, table.reset_index(drop=True), *no_errors, n_failed, calibration
+        )
     image_ids, errors, logsnr = read_errors(_existing(folder / ERRORS_FILE), classes)
     if sorted(image_ids) != sorted(table.index):
         unmatched = len(set(image_ids) ^ set(table.index))
@@ -136,7 +186,7 @@ def read_predictions(folder: Path) -> StoredPredictions:
         table.loc[image_ids].reset_index(drop=True),
         errors,
         logsnr,
-        len(everything) - len(table),
+        n_failed,
         _read_calibration(folder, settings, table),
     )
 
@@ -154,7 +204,7 @@ def _read_calibration(
     if stored is None:
         return None
     columns = [f"prob_{name}" for name in settings["classes"]]
-    entry = stored.find(stop_key(settings), settings["trials"])
+    entry = stored.find(settings)
     fits = stored.model_sha256 == settings.get("model_sha256") and entry is not None
     if not fits or not set(columns) <= set(table):
         raise DataError(
@@ -182,12 +232,13 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return dict(settings)
 
 
-def _read_table(folder: Path, classes: list[str]) -> pd.DataFrame:
+def _read_table(folder: Path, classes: list[str], scores: str) -> pd.DataFrame:
+    """Return the table; `scores` is what the names of its score columns begin with."""
     path = _existing(folder / PREDICTIONS_FILE)
     table = predictions.read_predictions(folder)
     required = ["image_id", "path", "patient_id", "label", "prediction", "nfe", "status"]
     missing = [
-        name for name in required + [f"vote_share_{name}" for name in classes] if name not in table
+        name for name in required + [f"{scores}{name}" for name in classes] if name not in table
     ]
     if missing:
         raise DataError(

@@ -1,7 +1,8 @@
 """Scores a predictions folder and writes `summary.json`: the numbers that every report quotes.
 
 Only `errors.parquet` decides: each rule is recomputed from it, so the rules are compared on the
-same trials and no network is called. The probabilities of a calibrated folder are scored as well.
+same trials and no network is called. A baseline's predictions have one rule, the largest
+softmax. The probabilities of a calibrated folder are scored as well.
 Intervals are 95% percentile bootstraps by patient, with the same resamples for all rules.
 """
 
@@ -14,12 +15,15 @@ import numpy as np
 from jaxtyping import Float
 
 from diffdx._files import write_json
+from diffdx._notice import NOTICE
 from diffdx._typing import Labels
 from diffdx.classification.rules import Decisions
 from diffdx.classification.voting import count_tied_trials
+from diffdx.data.audit import audit_line
 from diffdx.errors import DataError
 from diffdx.evaluation.calibrated import EXCHANGEABLE, bootstrap, calibration_summary
 from diffdx.evaluation.predictions import (
+    DIFFUSION,
     SETTINGS,
     StoredPredictions,
     is_blank,
@@ -35,7 +39,6 @@ from diffdx.metrics import (
     patient_resamples,
 )
 
-RESEARCH_USE_ONLY = "Research use only. Not a medical device."
 METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
 _COST = ("seconds", "images_per_second", "device", "precision", "model_sha256")
 
@@ -62,7 +65,7 @@ def evaluate_predictions(folder: Path, *, n_resamples: int = 1000, seed: int = 0
             be recomputed from the errors alone.
     """
     stored = read_predictions(folder)
-    if stored.rule not in stored.rules:
+    if stored.kind == DIFFUSION and stored.rule not in stored.rules:
         raise DataError(
             f"{folder}/classify.json: rule {stored.rule!r} cannot be recomputed from errors; "
             f"classify with one of {', '.join(stored.rules)}"
@@ -71,18 +74,19 @@ def evaluate_predictions(folder: Path, *, n_resamples: int = 1000, seed: int = 0
     resamples = None
     if not known.table.empty:
         resamples = patient_resamples(known.patients, n_resamples=n_resamples, seed=seed)
-    by_rule, own = _score_rules(known, resamples)
+    by_rule = _score_rules(known, resamples)
     summary = {
         **_counts(stored, known),
+        "kind": stored.kind,
         **{key: stored.settings[key] for key in SETTINGS},
-        **by_rule[stored.rule],
-        **own,
+        **_score_own(known, resamples, by_rule),
         "by_rule": by_rule,
         "calibration": None if resamples is None else calibration_summary(known, resamples),
         "nfe": _evaluations(stored),
         **{key: stored.settings.get(key) for key in _COST},
         "bootstrap": {"resamples": n_resamples, "seed": seed, "unit": "patient"},
-        "research_use_only": RESEARCH_USE_ONLY,
+        "audit": audit_line(stored.settings.get("warnings", [])),
+        "research_use_only": NOTICE,
         "warnings": [*stored.settings.get("warnings", []), *_warnings(stored, known)],
     }
     write_json(folder / "summary.json", summary)
@@ -96,20 +100,27 @@ def _counts(stored: StoredPredictions, known: StoredPredictions) -> Json:
         "n": classified + stored.n_failed,
         "n_failed": stored.n_failed,
         "n_unlabelled": classified - len(known.table),
-        "n_ties": int(stored.decide(stored.rule).tied.sum()) if any_classified else 0,
+        "n_ties": int(stored.own.tied.sum()) if any_classified else 0,
         "n_tied_trials": int(count_tied_trials(stored.errors).sum()) if any_classified else 0,
     }
 
 
-def _score_rules(known: StoredPredictions, resamples: _Resamples | None) -> tuple[Json, Json]:
-    """The four metrics of each rule, and the confusion table and recalls of the run's own."""
+def _score_rules(known: StoredPredictions, resamples: _Resamples | None) -> Json:
+    """The four metrics of each rule; none for a baseline."""
     if resamples is None:
-        nothing = dict.fromkeys(METRICS)
-        return {rule: dict(nothing) for rule in known.rules}, {"recall": None, "confusion": None}
-    decided = {rule: known.decide(rule) for rule in known.rules}
-    y, classes = known.labels, known.classes
-    by_rule = {rule: _score(y, decided[rule], known.positive, resamples) for rule in known.rules}
-    y_hat = decided[known.rule].y_hat
+        return {rule: dict.fromkeys(METRICS) for rule in known.rules}
+    return {
+        rule: score(known.labels, known.decide(rule), known.positive, resamples)
+        for rule in known.rules
+    }
+
+
+def _score_own(known: StoredPredictions, resamples: _Resamples | None, by_rule: Json) -> Json:
+    """The four metrics, the confusion table and the recalls of the run's own rule."""
+    if resamples is None:
+        return dict.fromkeys((*METRICS, "recall", "confusion"))
+    decided, y, classes = known.own, known.labels, known.classes
+    y_hat = decided.y_hat
     recalls = [
         bootstrap(partial(_recall, y, y_hat, len(classes), k), resamples)
         for k in range(len(classes))
@@ -119,18 +130,30 @@ def _score_rules(known: StoredPredictions, resamples: _Resamples | None) -> tupl
         name: dict(zip(classes, row.tolist(), strict=True))
         for name, row in zip(classes, counts, strict=True)
     }
-    return by_rule, {"recall": dict(zip(classes, recalls, strict=True)), "confusion": confusion}
+    return {
+        **(by_rule.get(known.rule) or score(y, decided, known.positive, resamples)),
+        "recall": dict(zip(classes, recalls, strict=True)),
+        "confusion": confusion,
+    }
 
 
-def _score(y: Labels, decisions: Decisions, positive: int | None, resamples: _Resamples) -> Json:
+def score(y: Labels, decisions: Decisions, positive: int | None, resamples: _Resamples) -> Json:
+    """Return the four metrics, each `{value, low, high}`."""
+    metrics = metric_functions(y, decisions, positive)
+    return {name: bootstrap(metric, resamples) for name, metric in metrics.items()}
+
+
+def metric_functions(
+    y: Labels, decisions: Decisions, positive: int | None
+) -> dict[str, Callable[..., float]]:
+    """Return the four metrics as functions of `weights`, as `bootstrap` takes them."""
     y_hat, num_classes = decisions.y_hat, decisions.scores.shape[1]
-    metrics: dict[str, Callable[..., float]] = {
+    return {
         "accuracy": partial(accuracy, y, y_hat),
         "balanced_accuracy": partial(balanced_accuracy, y, y_hat, num_classes=num_classes),
         "f1": partial(f1, y, y_hat, num_classes=num_classes, positive=positive),
         "auroc": partial(auroc, y, decisions.scores, positive=positive),
     }
-    return {name: bootstrap(metric, resamples) for name, metric in metrics.items()}
 
 
 def _recall(
@@ -141,7 +164,7 @@ def _recall(
 
 def _evaluations(stored: StoredPredictions) -> Json:
     """Network evaluations per image: those spent, and those of all trials under all classes."""
-    full = len(stored.classes) * int(stored.settings["trials"])
+    full = len(stored.classes) * int(stored.settings["trials"]) if stored.kind == DIFFUSION else 1
     if stored.table.empty:
         return {"mean": None, "median": None, "p95": None, "full": full}
     nfe = stored.table["nfe"].to_numpy(dtype=float)
@@ -167,10 +190,10 @@ def _warnings(stored: StoredPredictions, known: StoredPredictions) -> list[str]:
             f"{blank} images have no patient: each counts as one; intervals may be narrow."
         )
     if not stored.table.empty:
-        names_now = np.array(stored.classes, dtype=object)[stored.decide(stored.rule).y_hat]
+        names_now = np.array(stored.classes, dtype=object)[stored.own.y_hat]
         changed = int((names_now != stored.table["prediction"].to_numpy(dtype=object)).sum())
         if changed:
             found.append(
-                f"{changed} decisions from errors.parquet differ from predictions.parquet."
+                f"{changed} decisions from the stored scores differ from predictions.parquet."
             )
     return found

@@ -8,5 +8,7 @@ from diffdx.metrics.decisions import balanced_accuracy as balanced_accuracy
 from diffdx.metrics.decisions import class_recalls as class_recalls
 from diffdx.metrics.decisions import confusion_matrix as confusion_matrix
 from diffdx.metrics.decisions import f1 as f1
+from diffdx.metrics.paired import delong as delong
+from diffdx.metrics.paired import mcnemar as mcnemar
 from diffdx.metrics.ranking import auroc as auroc
 from diffdx.metrics.ranking import roc_curve as roc_curve

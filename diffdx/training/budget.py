@@ -9,7 +9,7 @@ uninterrupted one; with a budget of minutes f is that of the time, and the run i
 import math
 from dataclasses import dataclass
 
-from diffdx.config import TrainConfig
+from diffdx.config import LoopConfig
 from diffdx.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ class Budget:
     seconds: float | None
 
     @staticmethod
-    def of(config: TrainConfig) -> "Budget":
+    def of(config: LoopConfig) -> "Budget":
         """Return the budget of a configuration.
 
         Raises:
@@ -48,11 +48,13 @@ class Budget:
 
     def fraction(self, step: int, seconds: float) -> float:
         """Return the share of the budget that `step` steps and `seconds` have used, in [0, 1]."""
+        if self.steps == 0:
+            return 1.0
         used = step / self.steps if self.steps is not None else seconds / (self.seconds or math.inf)
         return min(1.0, used)
 
 
-def learning_rate(config: TrainConfig, step: int, fraction: float) -> float:
+def learning_rate(config: LoopConfig, step: int, fraction: float) -> float:
     """Return the learning rate of step `step` (from 0) at this fraction of the budget."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     decay = (

@@ -2,24 +2,26 @@
 
 from typing import Any
 
-from diffdx.config import RunConfig
+from diffdx.config import DiscreteScheduleConfig, RunConfig, ScheduleConfig
 
 
 def model_card(record: dict[str, Any], config: RunConfig) -> str:
     """Return the Markdown card of a finished run from its record and configuration."""
-    data, schedule = config.model.data, config.model.schedule
+    data, auroc = config.model.data, record["best_validation_auroc"]
     rows = {
         "classes": f"{', '.join(record['classes'])} (positive: {record['positive']})",
         "input": f"{data.image_size} x {data.image_size} px, {data.channels} channel(s)",
         "resizing": data.resize,
         "backbone": f"{config.model.backbone.name}, {record['parameters']:,} parameters",
-        "log-SNR": f"{schedule.logsnr_min} to {schedule.logsnr_max}, shift {schedule.shift:.4g}",
+        "log-SNR": _levels(config.model.schedule),
         "trained": f"{record['images_seen']:,} images seen in {record['steps']:,} steps",
         "time": f"{record['train_seconds'] / 60:.1f} minutes",
         "machine": f"{record['device']}, {record['precision']}, {record['threads']} threads",
         "weights": f"SHA-256 {record['model_sha256']} (as trained)",
         "data": f"{record['dataset']}, fingerprint {record['data_fingerprint'][:16]}",
-        "validation": f"AUROC of the vote on a subset {record['best_validation_auroc']:.4f}",
+        "validation": "none: not trained here"
+        if auroc is None
+        else f"AUROC of the vote on a subset {auroc:.4f}",
         **{f"images, {name}": str(n) for name, n in record["counts"].items()},
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
@@ -37,3 +39,12 @@ Warnings:
 
 {warnings}
 """
+
+
+def _levels(schedule: ScheduleConfig | DiscreteScheduleConfig) -> str:
+    if isinstance(schedule, ScheduleConfig):
+        return f"{schedule.logsnr_min:.4g} to {schedule.logsnr_max:.4g}, shift {schedule.shift:.4g}"
+    return (
+        f"{schedule.num_levels} levels, {schedule.beta_schedule} betas "
+        f"{schedule.beta_start:g} to {schedule.beta_end:g}"
+    )

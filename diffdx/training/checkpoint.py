@@ -15,19 +15,32 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from ema_pytorch import EMA
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from diffdx._files import sha256, sync, write_json
-from diffdx.backbones.model import DiffusionModel
 from diffdx.errors import CheckpointError
 
 STATE_FILE = "training.safetensors"
 PROGRESS_FILE = "training.json"
 MANIFEST_FILE = "manifest.json"
+
+
+@runtime_checkable
+class WeightAverage(Protocol):
+    """An average of the weights in training: an `EMA`, or what stands in its place."""
+
+    ema_model: Any
+    """The model to use, with `save(folder)`."""
+    step: torch.Tensor
+    initted: torch.Tensor
+
+    def update(self) -> None:
+        """Take the weights of a step in."""
 
 
 @dataclass
@@ -53,9 +66,9 @@ class Progress:
 
 def save_checkpoint(
     run: Path,
-    model: DiffusionModel,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    ema: EMA,
+    ema: WeightAverage,
     progress: Progress,
     *,
     best: bool,
@@ -97,7 +110,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    run: Path, model: DiffusionModel, optimizer: torch.optim.Optimizer, ema: EMA
+    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: WeightAverage
 ) -> Progress:
     """Restore model, optimiser and average from the newest whole checkpoint; return its counters.
 
@@ -108,7 +121,8 @@ def load_checkpoint(
     state = load_file(folder / STATE_FILE)
     averaged = load_file(folder / "model.safetensors")
     try:
-        model.load_state_dict(_part(state, "model."))
+        # Weights that are not trained are stored once, with the averaged ones.
+        model.load_state_dict(averaged | _part(state, "model."))
         ema.ema_model.load_state_dict(averaged)
         ema.step.copy_(state["ema.step"])
         ema.initted.copy_(state["ema.initted"])
@@ -151,9 +165,10 @@ def _step(folder: Path) -> int:
 
 
 def _training_tensors(
-    model: DiffusionModel, optimizer: torch.optim.Optimizer, ema: EMA
+    model: nn.Module, optimizer: torch.optim.Optimizer, ema: WeightAverage
 ) -> dict[str, torch.Tensor]:
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    tensors = {f"model.{n}": value for n, value in model.state_dict().items() if n not in frozen}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
     tensors |= {"ema.step": ema.step, "ema.initted": ema.initted}

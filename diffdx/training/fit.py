@@ -1,61 +1,32 @@
-"""The training loop.
+"""The training of a diffusion model: the loss of a batch and the average of the weights.
 
-Step s (from 0) is a function of the weights and of (seed, s) alone: the images, their
-augmentation, the times, the noise and the dropped labels come from generators seeded by them.
-So a checkpoint is (step, weights, average, optimiser), and a resumed run is bit-equal on the CPU.
+    loss = mean_n w(logsnr_n) |v_hat - v|^2 / dim
+
+Times, noise and dropped labels are drawn with the generator of the step; see `training.loop`.
 """
 
-import json
-import logging
-import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from ema_pytorch import EMA
+from torch import Tensor, nn
 
-from diffdx._device import Precision, autocast, is_out_of_memory
-from diffdx._files import write_text
-from diffdx._interrupt import StopRequest
-from diffdx._random import purpose_key
-from diffdx._tensors import ClassIds, Images, Times
+from diffdx._device import Precision, autocast
+from diffdx._tensors import ClassIds, Encoded, Images, Times
 from diffdx.backbones.model import DiffusionModel
-from diffdx.config import RunConfig
+from diffdx.config import EMAConfig, RunConfig
 from diffdx.diffusion.loss import drop_labels, stratified_times, v_errors
 from diffdx.diffusion.weighting import v_weight
-from diffdx.errors import TrainingError
-from diffdx.training.batches import BatchOrder
-from diffdx.training.budget import Budget, learning_rate
-from diffdx.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from diffdx.training.images import ImageTable
+from diffdx.training.loop import TrainingLoop
 from diffdx.transforms.augment import augment
 
-log = logging.getLogger(__name__)
 
-LOG_EVERY = 25
-"""Steps between two lines of metrics.jsonl; losses are averaged over them."""
+class Trainer(TrainingLoop[DiffusionModel, RunConfig]):
+    """Trains one diffusion model; see `TrainingLoop` for the loop and its files."""
 
-
-@dataclass(frozen=True)
-class StepReport:
-    """What a progress display needs after a step."""
-
-    step: int
-    fraction: float
-    loss: float
-    images_per_second: float
-
-
-class Trainer:
-    """Trains one model on images held in memory and writes checkpoints and metrics to a run folder.
-
-    Attributes:
-        model: Raw weights, being trained.
-        ema: Holds the averaged model, `ema.ema_model`, always in eval mode; the one to use.
-        progress: Counters, saved in every checkpoint.
-    """
+    chosen_by = "auroc"
 
     def __init__(
         self,
@@ -69,202 +40,67 @@ class Trainer:
     ) -> None:
         """Prepare optimiser and average; nothing is written yet."""
         train = config.train
-        self.config = config
-        self.run = run
-        self.images = images
-        self.device = device
-        self.precision = precision
-        self.model = model.to(device).train()
-        self.optimizer = torch.optim.Adam(model.denoiser.parameters(), lr=train.learning_rate)
-        self.ema = EMA(
-            model, include_online_model=False, use_foreach=True, **train.ema.model_dump()
+        model = model.to(device).train()
+        if train.gradient_checkpointing:
+            model.denoiser.checkpoint_gradients()
+        trained = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
+        super().__init__(
+            model,
+            images,
+            config,
+            run,
+            device=device,
+            precision=precision,
+            optimizer=torch.optim.Adam(trained, lr=train.learning_rate),
+            ema=_average(model, train.ema),
         )
-        self.ema.ema_model.eval()
-        self.budget = Budget.of(train)
-        self.order = BatchOrder(images.labels, train.batch_size, config.seed, train.balanced)
-        self.progress = Progress()
-        self.micro_batch = train.batch_size
-        self._bad_in_a_row = 0
-        self._losses: list[float] = []
 
-    def resume(self) -> None:
-        """Continue from the newest whole checkpoint of the run folder."""
-        self.progress = load_checkpoint(self.run, self.model, self.optimizer, self.ema)
-        metrics = self.run / "metrics.jsonl"
-        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
-        # A kill leaves lines of steps that will be done again, and perhaps half a line.
-        kept = [line for line in lines if _logged_step(line) <= self.progress.step]
-        write_text(metrics, "".join(line + "\n" for line in kept))
+    def _augmented(self, x: Images, generator: torch.Generator) -> Images:
+        return augment(x, self.config.train.augment, generator)
 
-    def fit(
-        self,
-        *,
-        stop: StopRequest,
-        validate: Callable[[DiffusionModel], dict[str, float]],
-        on_step: Callable[[StepReport], None] = lambda report: None,
-    ) -> None:
-        """Train until the budget is spent; save and validate on the way and at the end.
+    def _encoded(self, x: Images) -> Encoded:
+        return self.model.transform.encode(x)
 
-        Args:
-            stop: Asked after every step; if it was made, the run is saved and `Interrupted` raised.
-            validate: Scores the averaged model; `auroc` decides which checkpoint is best.
-            on_step: Told after every step.
-
-        Raises:
-            Interrupted: after a signal, with everything saved.
-            TrainingError: if loss or gradient stays non-finite; the last checkpoint is kept.
-        """
-        every = self.config.train
-        while (fraction := self._fraction()) < 1:
-            started = time.monotonic()
-            loss = self.train_step(fraction)
-            self.progress.seconds += time.monotonic() - started
-            self._record(loss)
-            step = self.progress.step
-            on_step(StepReport(step, self._fraction(), loss, self._rate()))
-            if stop.signal_number is not None:
-                self._save(best=False)
-            stop.raise_if_made()
-            at_end = self._fraction() >= 1
-            if step % every.validate_every == 0 or at_end:
-                self._save(best=self._validate(validate))
-            elif step % every.checkpoint_every == 0:
-                self._save(best=False)
-        if self.progress.validated_step < self.progress.step:
-            # A signal came at the last step: the run was saved, but not scored.
-            self._save(best=self._validate(validate))
-
-    def _fraction(self) -> float:
-        return self.budget.fraction(self.progress.step, self.progress.seconds)
-
-    def _rate(self) -> float:
-        images = self.progress.step * self.config.train.batch_size
-        return images / max(self.progress.seconds, 1e-9)
-
-    def train_step(self, fraction: float = 0.0) -> float:
-        """Do one optimiser step, or skip it if it is not finite; return the batch's mean loss."""
-        train, step = self.config.train, self.progress.step
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(train, step, fraction)
-        batch = self.order.batch(step)
-        generator = torch.Generator().manual_seed(
-            purpose_key(self.config.seed, f"training step {step}")
-        )
-        x = augment(self.images.x(batch).to(self.device), train.augment, generator)
-        y = torch.from_numpy(self.images.labels[batch])
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._accumulate(x, y, generator)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.denoiser.parameters(), train.grad_clip)
-        if math.isfinite(loss) and bool(torch.isfinite(norm)):
-            self.optimizer.step()
-            self.ema.update()
-            self._bad_in_a_row = 0
-        else:
-            self._skip(batch.tolist())
-        self.progress.step += 1
-        return loss
-
-    def _accumulate(self, x: Images, y: ClassIds, generator: torch.Generator) -> float:
-        """Add the gradient of the batch's mean loss, in parts where memory is short; return it."""
+    def _losses_of(
+        self, x: Images, y: ClassIds, generator: torch.Generator
+    ) -> Callable[[slice], Tensor]:
+        """Draw times, noise, dropped labels; return what a part adds to the batch's mean loss."""
         train = self.config.train
         logsnr = self.model.schedule.logsnr(stratified_times(len(x), generator))
         weight = v_weight(logsnr, train.weighting, gamma=train.min_snr_gamma)
         y = drop_labels(y, self.model.null_label, train.label_dropout, generator)
         eps = torch.randn(len(x), *self.model.shape, generator=generator)
-        total, done = 0.0, 0
-        while done < len(x):
-            part = slice(done, done + self.micro_batch)
+
+        def part_loss(part: slice) -> Tensor:
             x_part, y_part, logsnr_part, eps_part, weight_part = (
                 tensor[part].to(self.device) for tensor in (x, y, logsnr, eps, weight)
             )
-            try:
-                clean = self.model.transform.encode(x_part)
-                errors = v_errors(self._predict_v, clean, y_part, logsnr_part, eps_part)
-                loss = (weight_part * errors).sum() / len(x)
-                torch.autograd.backward(loss)
-            except (RuntimeError, MemoryError) as error:
-                self._halve(error)
-                # Gradients of the failed part may be half added: start the batch again.
-                self.optimizer.zero_grad(set_to_none=True)
-                total, done = 0.0, 0
-                continue
-            total += loss.item()
-            done += self.micro_batch
-        return total
+            clean = self._encoded(x_part)
+            errors = v_errors(self._predict_v, clean, y_part, logsnr_part, eps_part)
+            return (weight_part * errors).sum() / len(x)
+
+        return part_loss
 
     def _predict_v(self, z_t: Images, logsnr: Times, y: ClassIds) -> Images:
         with autocast(self.device, self.precision):
             v_hat: Images = self.model(z_t, logsnr, y)
         return v_hat
 
-    def _halve(self, error: Exception) -> None:
-        if not is_out_of_memory(error):
-            raise error
-        if self.micro_batch == 1:
-            raise TrainingError(
-                "out of memory with a single image; choose a smaller --image-size or --preset"
-            ) from None
-        self.micro_batch = -(-self.micro_batch // 2)
-        log.warning("out of memory: the batch is now done in parts of %d images", self.micro_batch)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
 
-    def _skip(self, batch: list[int]) -> None:
-        self.progress.bad_steps += 1
-        self._bad_in_a_row += 1
-        step = self.progress.step
-        log.warning("step %d skipped: loss or gradient is not finite", step + 1)
-        if self._bad_in_a_row >= self.config.train.max_bad_steps:
-            ids = [self.images.records[i].image_id for i in batch]
-            dump = self.run / "bad_batch.json"
-            dump.write_text(json.dumps({"step": step + 1, "image_ids": ids}, indent=2))
-            raise TrainingError(
-                f"loss or gradient was not finite {self._bad_in_a_row} steps in a row, up to step "
-                f"{step + 1}; the last batch is listed in {dump}. The last checkpoint is kept: "
-                "lower train.learning_rate or use --precision fp32, then --resume"
-            )
-
-    def _record(self, loss: float) -> None:
-        self._losses.append(loss)
-        step = self.progress.step
-        if step % LOG_EVERY == 0:
-            finite = [value for value in self._losses if math.isfinite(value)]
-            self._write_metrics(
-                {
-                    "loss": sum(finite) / len(finite) if finite else None,
-                    "learning_rate": self.optimizer.param_groups[0]["lr"],
-                    "images_per_second": round(self._rate(), 2),
-                }
-            )
-            self._losses.clear()
-
-    def _validate(self, validate: Callable[[DiffusionModel], dict[str, float]]) -> bool:
-        """Score the averaged model; say whether it is the best so far (the later one if equal)."""
-        scores = validate(self.ema.ema_model)
-        self._write_metrics({"validation": scores})
-        self.progress.validated_step = self.progress.step
-        if not scores["auroc"] >= self.progress.best_score:
-            return False
-        self.progress.best_score, self.progress.best_step = scores["auroc"], self.progress.step
-        return True
-
-    def _save(self, *, best: bool) -> None:
-        save_checkpoint(self.run, self.model, self.optimizer, self.ema, self.progress, best=best)
-
-    def _write_metrics(self, values: dict[str, object]) -> None:
-        step = self.progress.step
-        line = {
-            "step": step,
-            "images_seen": step * self.config.train.batch_size,
-            "seconds": round(self.progress.seconds, 1),
-            **values,
-        }
-        with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def _logged_step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+def _average(model: DiffusionModel, config: EMAConfig) -> EMA:
+    """Return the average of a model's weights, in eval mode; frozen ones are left out."""
+    raw = {
+        f"denoiser.{name}.weight"
+        for name, module in model.denoiser.named_modules()
+        if isinstance(module, nn.Embedding) and not config.class_embedding
+    }
+    ema = EMA(
+        model,
+        include_online_model=False,
+        use_foreach=True,
+        param_or_buffer_names_no_ema=raw,
+        ignore_names={name for name, p in model.named_parameters() if not p.requires_grad},
+        **config.model_dump(exclude={"class_embedding"}),
+    )
+    ema.ema_model.eval()
+    return ema

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from diffdx.baseline_config import resolve_baseline
 from diffdx.cli.app import app, repeat_names
 from diffdx.config import PRESETS, resolve_config
 from diffdx.data.phantoms import parse_phantoms
@@ -53,8 +54,11 @@ def test_documented_command_is_understood(page, arguments):
     if "--help" in rest:
         return
     context = COMMANDS[verb].make_context(verb, rest)  # raises on an option or value it rejects
-    if assignments := context.params.get("set_"):
-        resolve_config("small", assignments=tuple(assignments))
+    assignments = tuple(context.params.get("set_") or ())
+    if verb == "baseline":
+        resolve_baseline("paper", "resnet18", channels=1, assignments=assignments)
+    else:
+        resolve_config("small", assignments=assignments)
     assert context.params.get("preset") in {None, *PRESETS}
     for text in filter(lambda word: word.startswith("phantoms:") and "$" not in word, rest):
         parse_phantoms(text.removeprefix("phantoms:"))

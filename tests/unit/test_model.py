@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffdx._files import sha256
-from diffdx.backbones.model import CARD_FILE, WEIGHTS_FILE, DiffusionModel
+from diffdx.backbones.model import DiffusionModel
+from diffdx.backbones.stored import CARD_FILE, WEIGHTS_FILE
 from diffdx.config import FORMAT_VERSION, DataConfig, ModelConfig, UNetConfig
 from diffdx.errors import CheckpointError, ConfigError
 

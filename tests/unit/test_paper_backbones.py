@@ -8,7 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffdx.backbones.conditional_unet import ConditionalUNetDenoiser
 from diffdx.backbones.dit import DiTDenoiser
-from diffdx.backbones.model import CARD_FILE, DiffusionModel
+from diffdx.backbones.model import DiffusionModel
+from diffdx.backbones.parts import build_schedule
+from diffdx.backbones.stored import CARD_FILE
 from diffdx.config import (
     ConditionalUNetConfig,
     DataConfig,
@@ -236,7 +238,7 @@ def test_the_papers_presets_keep_the_papers_settings(preset):
     config = resolve_config(preset)
     model = config.model
     assert (model.data.wavelet, model.data.band_scaling) == ("haar", "none")
-    schedule = ShiftedCosine(**model.schedule.model_dump())
+    schedule = build_schedule(model.schedule)
     assert schedule.shift == ShiftedCosine.shift_for(256)
     ends = schedule.logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64))
     torch.testing.assert_close(ends, torch.tensor([15.0, -15.0], dtype=torch.float64))

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
@@ -16,7 +17,7 @@ from PIL import Image
 
 from diffdx.errors import DataError
 from diffdx.evaluation import evaluate_predictions, read_predictions
-from diffdx.report import Counterfactual, figures, pick_gallery, write_report
+from diffdx.report import Counterfactual, explanation_figures, figures, pick_gallery, write_report
 
 Make = Callable[..., Path]
 
@@ -172,13 +173,36 @@ def test_curves_drawn_are_the_curves_computed(
     assert heights == 40
 
 
-def test_difference_maps_share_one_symmetric_scale() -> None:
-    flat = np.zeros((4, 4, 3), np.uint8)
-    limits = set()
-    for size in (0.01, 1.0):
-        shown = Counterfactual("a", "b", flat, flat, flat, np.full((4, 4), size))
-        limits.add(figures.counterfactual_figure(shown).axes[3].images[0].get_clim())
-    assert limits == {(-0.5, 0.5)}
+def test_difference_maps_share_one_symmetric_scale(tmp_path: Path) -> None:
+    flat = np.full((4, 4), 100, np.uint8)
+    drawn = []
+    for largest in (0.3, 1.0):
+        difference = np.zeros((4, 4), np.float32)
+        difference[0] = (0.2, -0.2, largest, -largest)
+        shown = Counterfactual("a", "b", flat, flat, flat, difference)
+        explanation_figures.write_pictures(tmp_path, shown)
+        drawn.append(np.asarray(Image.open(tmp_path / "difference.png"))[::128, ::128].astype(int))
+    np.testing.assert_array_equal(drawn[0][0, :2], drawn[1][0, :2])
+    red, blue = drawn[0][0, 0], drawn[0][0, 1]
+    assert red[0] > red[2] + 20
+    assert blue[2] > blue[0] + 20
+    assert (drawn[0][1:] == 100).all(), "where nothing changes, the image shows through"
+
+
+def test_an_explained_image_has_five_panels_and_its_significant_change_a_line() -> None:
+    rng = np.random.default_rng(0)
+    flat, z = np.full((8, 8, 3), 90, np.uint8), np.zeros((8, 8), np.float32)
+    z[2:5, 2:5] = -3
+    evidence = rng.normal(size=(8, 8, 4)).astype(np.float32)
+    maps = {"difference": z / 10, "evidence": evidence, "significance": z}
+    shown = Counterfactual("a", "b", flat, flat, flat, **maps, caption="labelled $a")
+    figure = explanation_figures.sheet_figure([shown, shown])
+    panels = [axes for axes in figure.axes if axes.images]
+    assert len(panels) == 10
+    assert len(panels[3].collections) == 1
+    assert [text.get_text() for text in panels[0].texts] == [r"labelled \$a"]
+    with pytest.raises(ValueError, match="no evidence map"):
+        explanation_figures.parts_figure(replace(shown, evidence=None))
 
 
 def test_pandas_reads_the_folder_that_the_page_describes(

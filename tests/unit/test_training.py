@@ -31,7 +31,7 @@ from diffdx.training import fit
 from diffdx.training.checkpoint import newest_whole
 from diffdx.training.fit import Trainer
 from diffdx.training.images import ImageTable, detect_channels, load_images
-from diffdx.training.run import locked
+from diffdx.training.run_folder import locked
 from diffdx.transforms.pixels import PixelSpec
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,219 @@
+"""Stable Diffusion without the public weights: trained on dermoscopy, asked about chest X-rays.
+
+    python benchmarks/small_stable_diffusion.py --dermoscopy DATA --chest DATA --work FOLDER
+        [--vae-minutes 15] [--base-minutes 30] [--tune-minutes 30] [--trials 101] [--images 500]
+        [--split calib] [--lora]
+
+Five stages, each kept in FOLDER and not repeated, so the command continues where it was cut:
+
+    vae      an autoencoder learns to draw dermoscopy: mean |x - x'| + 1e-6 KL
+    learned  the network learns lesions from captions, behind a text encoder that stays as it is
+    base     both are saved as a pipeline in diffusers' format: the checkpoint of what follows
+    zero     that checkpoint is asked about chest X-rays in words it never saw (--steps 0)
+    tuned    it is fine-tuned on captioned chest X-rays and asked again
+
+`zero` and `tuned` are the commands that a user of a public checkpoint would give. Writes
+benchmarks/results/small_stable_diffusion.json: AUROC and balanced accuracy with their intervals
+before and after, whatever they are, and whether the two AUROCs' intervals are apart.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from recipes import diffdx
+from small_pipeline import Size, new_vae, random_pipeline
+
+from diffdx._device import resolve_device
+from diffdx.backbones.model import DiffusionModel
+from diffdx.data import open_dataset
+from diffdx.data.splits import make_splits
+from diffdx.training.images import load_images
+from diffdx.transforms.pixels import PixelSpec
+
+RESULT = Path(__file__).parent / "results" / "small_stable_diffusion.json"
+SIDE = 64
+SMALL = Size(
+    unet=(64, 128, 192),
+    vae=(32, 64, 64),
+    text_width=128,
+    text_layers=4,
+    latent_side=SIDE // 4,
+    norm_groups=16,
+    head_dim=4,
+)
+LESIONS = {
+    "nv": "a melanocytic naevus",
+    "bkl": "a benign keratosis",
+    "mel": "a melanoma",
+    "bcc": "a basal cell carcinoma",
+    "akiec": "an actinic keratosis",
+    "vasc": "a vascular lesion",
+    "df": "a dermatofibroma",
+}
+CHEST = {
+    "NORMAL": "a frontal chest xray of a healthy patient",
+    "PNEUMONIA": "a frontal chest xray of a sick patient with pneumonia",
+}
+KL_WEIGHT = 1e-6
+
+
+def write_prompts(file: Path, prompts: dict[str, str]) -> Path:
+    """Write the prompts file that `finetune` reads."""
+    file.write_text(yaml.safe_dump(prompts), encoding="utf-8")
+    return file
+
+
+def train_vae(folder: Path, data: str, minutes: float, size: Size, side: int) -> None:
+    """Train an autoencoder, or continue it, and save it with the scale of its latents."""
+    torch.manual_seed(0)
+    device = resolve_device("auto")
+    vae, clock = new_vae(size).to(device), folder / "seconds.json"
+    spent = 0.0
+    if clock.is_file():
+        spent = json.loads(clock.read_text(encoding="utf-8"))
+        vae = vae.from_pretrained(folder, low_cpu_mem_usage=False).to(device).train()
+    dataset = open_dataset(data)
+    frame = make_splits(dataset, seed=0)
+    ids = frame.image_id[frame.role == "train"].tolist()
+    table = load_images(
+        dataset, dataset.select(ids).records, PixelSpec(side, 3, "squash"), num_workers=2
+    )
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
+    rng, saved = np.random.default_rng(int(spent)), time.monotonic()
+    while True:
+        started = time.monotonic()
+        x = table.x(rng.integers(0, len(table), 16)).to(device)
+        latents = vae.encode(x).latent_dist
+        loss = (vae.decode(latents.sample()).sample - x).abs().mean()
+        loss = loss + KL_WEIGHT * latents.kl().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        spent += time.monotonic() - started
+        if spent >= 60 * minutes or time.monotonic() - saved > 60:
+            with torch.no_grad():
+                z = vae.eval().encode(table.x(slice(0, 256)).to(device)).latent_dist.mean
+            vae.train().register_to_config(scaling_factor=float(1 / z.std()))
+            vae.save_pretrained(folder)
+            clock.write_text(json.dumps(spent), encoding="utf-8")
+            saved = time.monotonic()
+            print(f"autoencoder: {spent / 60:.1f} minutes, loss {loss.item():.4f}", flush=True)
+        if spent >= 60 * minutes:
+            return
+
+
+def spent_minutes(folder: Path) -> float:
+    """Return the minutes that an autoencoder has been trained."""
+    clock = folder / "seconds.json"
+    return json.loads(clock.read_text(encoding="utf-8")) / 60 if clock.is_file() else 0.0
+
+
+def finetuned(
+    run: Path, data: str, base: Path, prompts: Path, side: int, budget: list[str], *more: str
+) -> None:
+    """Give the command of a user; continue a run that was cut, and leave a finished one alone."""
+    record = run / "run.json"
+    if record.is_file() and (run / "checkpoints").is_dir():
+        if json.loads(record.read_text(encoding="utf-8"))["status"] == "done":
+            return
+        diffdx("finetune", data, "--out", run, "--resume", "--no-progress")
+        return
+    options = ["--base", base, "--prompts", prompts, "--image-size", side, "--overwrite", *more]
+    settings = ["--set=train.batch_size=32", "--set=train.validation_images=128"]
+    settings += ["--set=train.learning_rate=0.0003"]
+    diffdx("finetune", data, "--out", run, *options, *settings, *budget, "--no-progress")
+
+
+def save_base(folder: Path, start: Path, learned: Path) -> None:
+    """Save the pipeline with the network that a run has learned."""
+    shutil.copytree(start, folder, dirs_exist_ok=True)
+    DiffusionModel.load(learned).denoiser.unet.save_pretrained(folder / "unet")
+
+
+def asked(run: Path, data: str, split: str, images: int, trials: int) -> dict[str, Any]:
+    """Return the scores of a run's predictions."""
+    out = run / f"{split}-{trials}"
+    if not (out / "summary.json").is_file():
+        options = ["--split", split, "--limit", images, "--trials", trials, "--no-progress"]
+        diffdx("classify", run, data, "--out", out, *options)
+        diffdx("evaluate", out)
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    scores = {rule: summary["by_rule"][rule] for rule in ("vote", "mean_v")}
+    return {"steps": record["steps"], "n": summary["n"], "scores": scores}
+
+
+def run_all(asked_for: argparse.Namespace, size: Size = SMALL, side: int = SIDE) -> dict[str, Any]:
+    """Do the stages that are missing; return the result."""
+    work: Path = asked_for.work
+    work.mkdir(parents=True, exist_ok=True)
+    lesions = write_prompts(
+        work / "lesions.yaml",
+        {
+            name: f"a dermoscopy photograph of {LESIONS.get(name, name)}"
+            for name in open_dataset(asked_for.dermoscopy).classes
+        },
+    )
+    chest = write_prompts(work / "chest.yaml", CHEST)
+    vae, start, learned, base = (work / name for name in ("vae", "start", "learned", "base"))
+    if spent_minutes(vae) < asked_for.vae_minutes:
+        train_vae(vae, asked_for.dermoscopy, asked_for.vae_minutes, size, side)
+    if not (start / "model_index.json").is_file():
+        random_pipeline(start, size)
+        shutil.copytree(vae, start / "vae", dirs_exist_ok=True)
+    budget = ["--minutes", str(asked_for.base_minutes)]
+    finetuned(learned, asked_for.dermoscopy, start, lesions, side, budget)
+    if not (base / "model_index.json").is_file():
+        save_base(base, start, learned)
+    lora = ["--lora"] if asked_for.lora else []
+    finetuned(work / "zero", asked_for.chest, base, chest, side, ["--steps", "0"])
+    budget = ["--minutes", str(asked_for.tune_minutes)]
+    finetuned(work / "tuned", asked_for.chest, base, chest, side, budget, *lora)
+    limits = (asked_for.chest, asked_for.split, asked_for.images, asked_for.trials)
+    zero, tuned = (asked(work / name, *limits) for name in ("zero", "tuned"))
+    before, after = (part["scores"]["vote"]["auroc"] for part in (zero, tuned))
+    return {
+        "name": "small_stable_diffusion",
+        "minutes": {
+            stage: getattr(asked_for, f"{stage}_minutes") for stage in ("vae", "base", "tune")
+        },
+        "lora": asked_for.lora,
+        "split": asked_for.split,
+        "trials": asked_for.trials,
+        "prompts": CHEST,
+        "zero_shot": zero,
+        "fine_tuned": tuned,
+        "intervals_apart": after["low"] > before["high"],
+    }
+
+
+def main() -> None:
+    """Run the experiment and write its result."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--dermoscopy", required=True, help="Dataset that the base is trained on.")
+    parser.add_argument("--chest", required=True, help="Dataset that it is asked about.")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--vae-minutes", type=float, default=15)
+    parser.add_argument("--base-minutes", type=float, default=30)
+    parser.add_argument("--tune-minutes", type=float, default=30)
+    parser.add_argument("--trials", type=int, default=101)
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--split", default="calib")
+    parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    asked_for = parser.parse_args()
+    result = run_all(asked_for)
+    asked_for.result.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""What is said beside every result."""
+
+NOTICE = "Research use only. Not a medical device."
