@@ -38,7 +38,7 @@ def explain(
         ),
     ] = "contrast",
     draws: Annotated[int, typer.Option(min=1, help="Noises to average over.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Sampling steps.")] = 20,
     trials: Annotated[int, typer.Option(min=1, help="Trials of each classification.")] = 101,
     bank: Annotated[int, typer.Option(min=1, help="Trials in the bank.")] = 501,
     rule: options.Rule = "vote",

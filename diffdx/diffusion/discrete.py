@@ -46,7 +46,9 @@ class DiscreteSchedule(NoiseSchedule):
             beta_end: Last beta, in (0, 1).
             num_levels: T.
         """
-        betas = _betas(beta_schedule, beta_start, beta_end, num_levels)
+        # Levels are numbers even where a model's tensors have none: on the meta device.
+        with torch.device("cpu"):
+            betas = _betas(beta_schedule, beta_start, beta_end, num_levels)
         log_alpha_squared = torch.log1p(-betas).cumsum(0)
         self.levels = log_alpha_squared - torch.log(-torch.expm1(log_alpha_squared))
         self.logsnr_max, self.logsnr_min = float(self.levels[0]), float(self.levels[-1])

@@ -116,7 +116,7 @@ def test_an_option_of_trials_is_refused_even_at_its_default(run, images, tmp_pat
 
 def test_the_softmax_table_tells_cautions_and_failures():
     records = [
-        Record("a", "a.dcm", "ill", caution="burned-in text: declared"),
+        Record("a", "a.dcm", "ill", metadata={"burned_in": "declared"}),
         Record("b", "b.dcm", "ill"),
         Record("c", "c.dcm"),
     ]

@@ -103,7 +103,7 @@ def test_the_arrays_are_what_the_table_says(explained):
 def test_the_record_and_the_scorecard(explained):
     out, result = explained
     info = json.loads((out / "explanations.json").read_text())
-    assert "not a medical device" in info["notice"]
+    assert "not a medical device" in info["notice"].lower()
     assert (info["n"], info["n_failed"], info["draws"], info["target"]) == (4, 0, 2, "NORMAL")
     scores = json.loads((out / "scorecard.json").read_text())
     assert scores["flip_rate"]["value"] is None, "no judge was named"

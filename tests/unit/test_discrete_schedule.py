@@ -64,3 +64,9 @@ def test_times_and_levels_outside_are_refused():
         schedule.logsnr(torch.tensor([-0.1]))
     with pytest.raises(ValueError, match="nats"):
         schedule.t(torch.tensor([50.0]))
+
+
+def test_levels_are_known_where_a_model_is_only_sized():
+    with torch.device("meta"):
+        sized = DiscreteSchedule("scaled_linear", 0.00085, 0.012, 1000)
+    assert torch.equal(sized.levels, DiscreteSchedule("scaled_linear", 0.00085, 0.012, 1000).levels)
