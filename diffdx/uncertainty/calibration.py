@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from diffdx._files import write_json
+from diffdx._notice import NOTICE
 from diffdx._typing import Errors, LogSNRs
 from diffdx.classification.voting import Ties, majority_vote
 from diffdx.classification.weighted import LogSNRWeights, Scores, weighted_scores
@@ -29,7 +30,6 @@ Json = dict[str, Any]
 
 CALIBRATION_FILE = "calibration.json"
 FORMAT_VERSION = 2
-NOTICE = "Research use only, not a medical device."
 _LEAST_SOFTMAX = 1e-12
 
 

