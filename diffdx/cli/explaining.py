@@ -138,7 +138,8 @@ def _shown(result: "Explanation", classes: tuple[str, ...]) -> "Counterfactual":
         difference=one.difference.mean(axis=0),
         evidence=result.evidence,
         significance=result.significance,
-        caption=f"{label}called {classes[result.y_hat]}, after {classes[result.y_hat_cf]}",
+        caption=f"{label}called {classes[result.y_hat]}; "
+        f"its counterfactual {classes[result.y_hat_cf]}",
     )
 
 
