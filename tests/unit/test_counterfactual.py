@@ -98,15 +98,20 @@ def test_more_noise_moves_further_toward_the_target(setting):
         ("noise", 1.0, 1, 2 * 7),
         ("noise", 2.0, 1, 4 * 7),
         ("noise", 2.0, 3, 3 * 4 * 7),
-        ("ddim", 2.0, 1, (2 + 4) * 7),
-        ("contrast", 2.0, 1, (4 + 4) * 7),
+        ("ddim", 2.0, 1, (3 + 4) * 7),
+        ("contrast", 2.0, 1, (6 + 4) * 7),
     ],
 )
 def test_network_evaluations_are_counted(method, guidance, draws, calls):
     model, images = analytic_model()
     y = torch.tensor([0])
     settings = EditSettings(
-        logsnr_start=0.0, guidance_scale=guidance, method=method, draws=draws, num_steps=7
+        logsnr_start=0.0,
+        guidance_scale=guidance,
+        method=method,
+        draws=draws,
+        num_steps=7,
+        iterations=3,
     )
     pair = counterfactuals(model, images[:1], y, 1 - y, settings)
     assert pair.nfe == calls == model.calls
