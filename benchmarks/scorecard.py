@@ -47,7 +47,7 @@ GRID = [
     )
     for start, scale in itertools.product(starts, scales)
 ]
-CHOSEN = {"method": "contrast", "logsnr_start": -2.5, "guidance_scale": 2.5}
+CHOSEN = {"method": "contrast", "logsnr_start": -2.5, "guidance_scale": 3.0}
 STEPS = 20
 TRIALS = 51
 BATCH = 32

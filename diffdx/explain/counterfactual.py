@@ -66,7 +66,7 @@ class EditSettings:
     """
 
     logsnr_start: float = DEFAULT_LOGSNR_START
-    guidance_scale: float = 2.5
+    guidance_scale: float = 3.0
     method: EditMethod = "contrast"
     num_steps: int = 20
     iterations: int = 5

@@ -157,9 +157,9 @@ def test_the_default_edit_inverts_between_the_classes(run, tmp_path):
     result = explain(run, tmp_path / "out", "--limit=2")
     assert result.exit_code == 0, result.output
     row = pd.read_parquet(tmp_path / "out" / "explanations.parquet").iloc[0]
-    # Guided up twice, two calls in each of five iterations, down three times; an unguided null edit.
+    # Guided up twice, two calls in each of 5 iterations, down three times; an unguided null edit.
     assert row["nfe"] == 3 * (2 * 5 * 2 + 3 * 2 + 5 + 1)
-    assert (row["method"], row["logsnr_start"], row["guidance_scale"]) == ("contrast", -2.5, 2.5)
+    assert (row["method"], row["logsnr_start"], row["guidance_scale"]) == ("contrast", -2.5, 3.0)
 
 
 @pytest.fixture(scope="module")
