@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from diffdx._files import write_json
@@ -21,6 +20,7 @@ from diffdx._typing import Pixels
 from diffdx.backbones.architectures import build_network, pixel_statistics
 from diffdx.backbones.stored import (
     CARD_FILE,
+    Card,
     find_checkpoint,
     model_kind,
     read_card,
@@ -38,18 +38,11 @@ Scores = Float[Tensor, "B K"]
 """Logits or softmax of each class."""
 
 
-class BaselineCard(BaseModel):
+class BaselineCard(Card):
     """Content of `model.json`."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    format_version: int
     kind: Literal["baseline"]
-    classes: tuple[str, ...]
-    positive: str | None
-    sha256: str
     model: BaselineModelConfig
-    warnings: tuple[str, ...] = ()
 
 
 class Baseline(nn.Module):

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from diffdx._files import write_json
@@ -19,6 +18,7 @@ from diffdx._typing import Pixels
 from diffdx.backbones.parts import build_parts
 from diffdx.backbones.stored import (
     CARD_FILE,
+    Card,
     find_checkpoint,
     read_card,
     read_weights,
@@ -29,17 +29,10 @@ from diffdx.errors import CheckpointError, ConfigError
 from diffdx.transforms.pixels import PixelSpec, to_model_range
 
 
-class ModelCard(BaseModel):
+class ModelCard(Card):
     """Content of `model.json`."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    format_version: int
-    classes: tuple[str, ...]
-    positive: str | None
-    sha256: str
     model: ModelConfig
-    warnings: tuple[str, ...] = ()
 
 
 class DiffusionModel(nn.Module):

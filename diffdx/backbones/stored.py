@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
@@ -32,7 +32,20 @@ NAMES: dict[str, tuple[str, str]] = {
 }
 """What a model of each kind is called, and the command that writes one."""
 
-CardT = TypeVar("CardT", bound=BaseModel)
+
+class Card(BaseModel):
+    """What `model.json` says of a model of any kind."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int
+    classes: tuple[str, ...]
+    positive: str | None
+    sha256: str
+    warnings: tuple[str, ...] = ()
+
+
+CardT = TypeVar("CardT", bound=Card)
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -1,14 +1,13 @@
 """`diffdx baseline`: fit a discriminative classifier to labelled images."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from diffdx.cli import options
 from diffdx.cli.console import Reporter
-from diffdx.cli.training import carry_out, resolve_splits
+from diffdx.cli.training import carry_out, labelled_dataset, resolve_splits
 
 if TYPE_CHECKING:
     from diffdx.cli.dry_run import Size
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def baseline(
-    data: Annotated[str, typer.Argument(help="Folder, CSV or NAME:ROOT; see the data guide.")],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    data: options.Data,
+    out: options.RunOut,
     model: Annotated[
         Literal[
             "resnet18",
@@ -39,19 +38,17 @@ def baseline(
     ] = "paper",
     image_size: Annotated[int | None, typer.Option(help="Side in pixels.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Training time.")] = None,
+    minutes: options.Minutes = None,
     images_seen: Annotated[
         int | None, typer.Option(min=1, help="Steps x batch size; by default 100 epochs.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    splits: Annotated[list[Path] | None, typer.Option(help="Splits to use, CSV.")] = None,
+    resume: options.Resume = False,
+    splits: options.Splits = None,
     positive: options.Positive = None,
     uncertain: options.Uncertain = None,
-    allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Accept a patient in two roles.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Resume with other settings.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at a bad image.")] = False,
+    allow_leak: options.AllowLeak = False,
+    force: options.Force = False,
+    strict: options.StopAtBadImage = False,
     config: options.ConfigFile = None,
     set_: options.Assignments = None,
     seed: options.Seed | None = None,
@@ -71,14 +68,11 @@ def baseline(
     with reporter.ending():
         from diffdx._device import resolve_device, resolve_precision
         from diffdx.baseline_config import resolve_baseline
-        from diffdx.data.readers import open_dataset
         from diffdx.training.budget import Budget
         from diffdx.training.images import detect_channels
         from diffdx.training.supervised_run import BaselineRequest, train_baseline
 
-        dataset = open_dataset(data, positive=positive, uncertain=uncertain)
-        dataset.require_trainable()
-        dataset.require_positive()
+        dataset = labelled_dataset(data, positive=positive, uncertain=uncertain)
         resolved = resolve_baseline(
             recipe,
             model,

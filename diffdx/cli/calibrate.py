@@ -42,7 +42,7 @@ def calibrate(
     rule: Annotated[Literal["vote", "mean"], typer.Option(help="The rule that stops.")] = "vote",
     space: options.Space = "v",
     trials: Annotated[int | None, typer.Option(min=1, help="Trials per image.")] = None,
-    frame: Annotated[int | None, typer.Option(min=0, help="Frame of multi-frame files.")] = None,
+    frame: options.Frame = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = "auto",
     device: options.Device = "auto",

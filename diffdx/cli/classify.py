@@ -45,7 +45,7 @@ def classify(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bytes in any batch, order or shard.")
     ] = False,
-    frame: Annotated[int | None, typer.Option(min=0, help="Frame of multi-frame files.")] = None,
+    frame: options.Frame = None,
     refuse_burned_in: Annotated[
         bool, typer.Option("--refuse-burned-in", help="Fail on DICOM that may show text.")
     ] = False,

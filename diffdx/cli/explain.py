@@ -52,7 +52,7 @@ def explain(
     trajectory: Annotated[
         bool, typer.Option("--trajectory", help="Keep what each sampling step expects.")
     ] = False,
-    frame: Annotated[int | None, typer.Option(min=0, help="Frame of multi-frame files.")] = None,
+    frame: options.Frame = None,
     limit: options.Limit = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = "auto",

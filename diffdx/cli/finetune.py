@@ -9,7 +9,7 @@ import typer
 from diffdx.cli import options
 from diffdx.cli.console import Reporter
 from diffdx.cli.dry_run import diffusion_size
-from diffdx.cli.training import carry_out, resolve_splits
+from diffdx.cli.training import carry_out, labelled_dataset, resolve_splits
 from diffdx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ LORA_RANK = 16
 
 
 def finetune(
-    data: Annotated[str, typer.Argument(help="Folder, CSV or NAME:ROOT; see the data guide.")],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    data: options.Data,
+    out: options.RunOut,
     base: Annotated[
         str | None, typer.Option(help="Stable Diffusion 1.x or 2.x: diffusers folder or hub id.")
     ] = None,
@@ -37,15 +37,13 @@ def finetune(
     steps: Annotated[
         int | None, typer.Option(min=0, help="Optimiser steps; 0 is zero-shot.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Training time.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    splits: Annotated[list[Path] | None, typer.Option(help="Splits to use, CSV.")] = None,
+    minutes: options.Minutes = None,
+    resume: options.Resume = False,
+    splits: options.Splits = None,
     positive: options.Positive = None,
-    allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Accept a patient in two roles.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Resume with other settings.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at a bad image.")] = False,
+    allow_leak: options.AllowLeak = False,
+    force: options.Force = False,
+    strict: options.StopAtBadImage = False,
     config: options.ConfigFile = None,
     set_: options.Assignments = None,
     seed: options.Seed | None = None,
@@ -67,13 +65,10 @@ def finetune(
     reporter = Reporter(quiet, verbose, no_progress, as_json)
     with reporter.ending():
         from diffdx._device import resolve_device, resolve_precision
-        from diffdx.data.readers import open_dataset
         from diffdx.training.budget import Budget
         from diffdx.training.run import TrainRequest, train
 
-        dataset = open_dataset(data, positive=positive)
-        dataset.require_trainable()
-        dataset.require_positive()
+        dataset = labelled_dataset(data, positive=positive)
         given = {
             "model.data.image_size": image_size,
             "train.steps": steps,

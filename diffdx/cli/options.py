@@ -104,3 +104,19 @@ def refuse(context: Context, names: Iterable[str], because: str) -> None:
 def _was_given(context: Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+Splits = Annotated[
+    list[Path] | None,
+    typer.Option(help="Splits to use: a run's splits.csv or published lists."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
+AllowLeak = Annotated[
+    bool, typer.Option("--allow-leak", help="Accept a patient or image in two roles.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Resume with other settings.")]
+StopAtBadImage = Annotated[bool, typer.Option("--strict", help="Stop at a bad image.")]
+Frame = Annotated[int | None, typer.Option(min=0, help="Frame of multi-frame files.")]
+Minutes = Annotated[float | None, typer.Option(help="Training time.")]
+Data = Annotated[str, typer.Argument(help="Folder, CSV or NAME:ROOT; see the data guide.")]
+RunOut = Annotated[Path, typer.Option(help="Run folder to write.")]

@@ -1,7 +1,6 @@
 """`diffdx train`: fit a class-conditional diffusion model to labelled images."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,30 +8,25 @@ import typer
 from diffdx.cli import options
 from diffdx.cli.console import Reporter
 from diffdx.cli.dry_run import diffusion_size
-from diffdx.cli.training import carry_out, resolve_splits
+from diffdx.cli.training import carry_out, labelled_dataset, resolve_splits
 
 
 def train(
-    data: Annotated[str, typer.Argument(help="Folder, CSV or NAME:ROOT; see the data guide.")],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    data: options.Data,
+    out: options.RunOut,
     preset: Annotated[str | None, typer.Option(help="Network, as in small; by size.")] = None,
     recipe: options.Recipe = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Training time.")] = None,
+    minutes: options.Minutes = None,
     images_seen: Annotated[int | None, typer.Option(min=1, help="Steps x batch size.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    splits: Annotated[
-        list[Path] | None,
-        typer.Option(help="Splits to use: a run's splits.csv or published lists."),
-    ] = None,
+    resume: options.Resume = False,
+    splits: options.Splits = None,
     positive: options.Positive = None,
     uncertain: options.Uncertain = None,
-    allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Accept a patient or image in two roles.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Resume with other settings.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at a bad image.")] = False,
+    allow_leak: options.AllowLeak = False,
+    force: options.Force = False,
+    strict: options.StopAtBadImage = False,
     config: options.ConfigFile = None,
     set_: options.Assignments = None,
     seed: options.Seed | None = None,
@@ -52,15 +46,12 @@ def train(
     with reporter.ending():
         from diffdx._device import resolve_device, resolve_precision
         from diffdx.config import preset_for_size, resolve_config
-        from diffdx.data.readers import open_dataset
         from diffdx.training.budget import Budget
         from diffdx.training.images import detect_channels
         from diffdx.training.run import TrainRequest
         from diffdx.training.run import train as train_diffusion
 
-        dataset = open_dataset(data, positive=positive, uncertain=uncertain)
-        dataset.require_trainable()
-        dataset.require_positive()
+        dataset = labelled_dataset(data, positive=positive, uncertain=uncertain)
         values = {
             "model.data.image_size": image_size,
             "train.steps": steps,

@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from diffdx.training.run_folder import Display, RunRequest
 
 
+def labelled_dataset(data: str, *, positive: str | None, uncertain: str | None = None) -> "Dataset":
+    """Return the dataset, once a classifier can be trained on its labels.
+
+    Raises:
+        DataError, ConfigError: as `open_dataset`, `require_trainable` and `require_positive` do.
+    """
+    from diffdx.data.readers import open_dataset
+
+    dataset = open_dataset(data, positive=positive, uncertain=uncertain)
+    dataset.require_trainable()
+    dataset.require_positive()
+    return dataset
+
+
 def resolve_splits(
     dataset: "Dataset", files: list[Path] | None, *, allow_leak: bool, seed: int
 ) -> "pd.DataFrame":
