@@ -1,7 +1,7 @@
 """Stable Diffusion without the public weights: trained on dermoscopy, asked about chest X-rays.
 
     python benchmarks/small_stable_diffusion.py --dermoscopy DATA --chest DATA --work FOLDER
-        [--vae-minutes 15] [--base-minutes 30] [--tune-minutes 30] [--trials 101] [--images 500]
+        [--vae-steps 1500] [--base-steps 1500] [--tune-steps 2000] [--trials 101] [--images 500]
         [--split calib] [--lora]
 
 Five stages, each kept in FOLDER and not repeated, so the command continues where it was cut:
@@ -20,7 +20,6 @@ before and after, whatever they are, and whether the two AUROCs' intervals are a
 import argparse
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +69,12 @@ def write_prompts(file: Path, prompts: dict[str, str]) -> Path:
     return file
 
 
-def train_vae(folder: Path, data: str, minutes: float, size: Size, side: int) -> None:
+def train_vae(folder: Path, data: str, steps: int, size: Size, side: int) -> None:
     """Train an autoencoder, or continue it, and save it with the scale of its latents."""
-    torch.manual_seed(0)
     device = resolve_device("auto")
-    vae, clock = new_vae(size).to(device), folder / "seconds.json"
-    spent = 0.0
-    if clock.is_file():
-        spent = json.loads(clock.read_text(encoding="utf-8"))
+    torch.manual_seed(0)
+    vae, done = new_vae(size).to(device), trained_steps(folder)
+    if done:
         vae = vae.from_pretrained(folder, low_cpu_mem_usage=False).to(device).train()
     dataset = open_dataset(data)
     frame = make_splits(dataset, seed=0)
@@ -86,9 +83,8 @@ def train_vae(folder: Path, data: str, minutes: float, size: Size, side: int) ->
         dataset, dataset.select(ids).records, PixelSpec(side, 3, "squash"), num_workers=2
     )
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
-    rng, saved = np.random.default_rng(int(spent)), time.monotonic()
-    while True:
-        started = time.monotonic()
+    for step in range(done + 1, steps + 1):
+        rng = np.random.default_rng(step)
         x = table.x(rng.integers(0, len(table), 16)).to(device)
         latents = vae.encode(x).latent_dist
         loss = (vae.decode(latents.sample()).sample - x).abs().mean()
@@ -97,27 +93,23 @@ def train_vae(folder: Path, data: str, minutes: float, size: Size, side: int) ->
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        spent += time.monotonic() - started
-        if spent >= 60 * minutes or time.monotonic() - saved > 60:
+        if step % 100 == 0 or step == steps:
             with torch.no_grad():
                 z = vae.eval().encode(table.x(slice(0, 256)).to(device)).latent_dist.mean
             vae.train().register_to_config(scaling_factor=float(1 / z.std()))
             vae.save_pretrained(folder)
-            clock.write_text(json.dumps(spent), encoding="utf-8")
-            saved = time.monotonic()
-            print(f"autoencoder: {spent / 60:.1f} minutes, loss {loss.item():.4f}", flush=True)
-        if spent >= 60 * minutes:
-            return
+            (folder / "steps.json").write_text(json.dumps(step), encoding="utf-8")
+            print(f"autoencoder: step {step}, loss {loss.item():.4f}", flush=True)
 
 
-def spent_minutes(folder: Path) -> float:
-    """Return the minutes that an autoencoder has been trained."""
-    clock = folder / "seconds.json"
-    return json.loads(clock.read_text(encoding="utf-8")) / 60 if clock.is_file() else 0.0
+def trained_steps(folder: Path) -> int:
+    """Return the steps that an autoencoder has been trained."""
+    file = folder / "steps.json"
+    return int(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else 0
 
 
 def finetuned(
-    run: Path, data: str, base: Path, prompts: Path, side: int, budget: list[str], *more: str
+    run: Path, data: str, base: Path, prompts: Path, side: int, steps: int, *more: str
 ) -> None:
     """Give the command of a user; continue a run that was cut, and leave a finished one alone."""
     record = run / "run.json"
@@ -129,7 +121,7 @@ def finetuned(
     options = ["--base", base, "--prompts", prompts, "--image-size", side, "--overwrite", *more]
     settings = ["--set=train.batch_size=32", "--set=train.validation_images=128"]
     settings += ["--set=train.learning_rate=0.0003"]
-    diffdx("finetune", data, "--out", run, *options, *settings, *budget, "--no-progress")
+    diffdx("finetune", data, "--out", run, *options, *settings, "--steps", steps, "--no-progress")
 
 
 def save_base(folder: Path, start: Path, learned: Path) -> None:
@@ -164,27 +156,23 @@ def run_all(asked_for: argparse.Namespace, size: Size = SMALL, side: int = SIDE)
     )
     chest = write_prompts(work / "chest.yaml", CHEST)
     vae, start, learned, base = (work / name for name in ("vae", "start", "learned", "base"))
-    if spent_minutes(vae) < asked_for.vae_minutes:
-        train_vae(vae, asked_for.dermoscopy, asked_for.vae_minutes, size, side)
+    if trained_steps(vae) < asked_for.vae_steps:
+        train_vae(vae, asked_for.dermoscopy, asked_for.vae_steps, size, side)
     if not (start / "model_index.json").is_file():
         random_pipeline(start, size)
         shutil.copytree(vae, start / "vae", dirs_exist_ok=True)
-    budget = ["--minutes", str(asked_for.base_minutes)]
-    finetuned(learned, asked_for.dermoscopy, start, lesions, side, budget)
+    finetuned(learned, asked_for.dermoscopy, start, lesions, side, asked_for.base_steps)
     if not (base / "model_index.json").is_file():
         save_base(base, start, learned)
     lora = ["--lora"] if asked_for.lora else []
-    finetuned(work / "zero", asked_for.chest, base, chest, side, ["--steps", "0"])
-    budget = ["--minutes", str(asked_for.tune_minutes)]
-    finetuned(work / "tuned", asked_for.chest, base, chest, side, budget, *lora)
+    finetuned(work / "zero", asked_for.chest, base, chest, side, 0)
+    finetuned(work / "tuned", asked_for.chest, base, chest, side, asked_for.tune_steps, *lora)
     limits = (asked_for.chest, asked_for.split, asked_for.images, asked_for.trials)
     zero, tuned = (asked(work / name, *limits) for name in ("zero", "tuned"))
     before, after = (part["scores"]["vote"]["auroc"] for part in (zero, tuned))
     return {
         "name": "small_stable_diffusion",
-        "minutes": {
-            stage: getattr(asked_for, f"{stage}_minutes") for stage in ("vae", "base", "tune")
-        },
+        "steps": {stage: getattr(asked_for, f"{stage}_steps") for stage in ("vae", "base", "tune")},
         "lora": asked_for.lora,
         "split": asked_for.split,
         "trials": asked_for.trials,
@@ -201,9 +189,9 @@ def main() -> None:
     parser.add_argument("--dermoscopy", required=True, help="Dataset that the base is trained on.")
     parser.add_argument("--chest", required=True, help="Dataset that it is asked about.")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--vae-minutes", type=float, default=15)
-    parser.add_argument("--base-minutes", type=float, default=30)
-    parser.add_argument("--tune-minutes", type=float, default=30)
+    parser.add_argument("--vae-steps", type=int, default=1500)
+    parser.add_argument("--base-steps", type=int, default=1500)
+    parser.add_argument("--tune-steps", type=int, default=2000)
     parser.add_argument("--trials", type=int, default=101)
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--split", default="calib")

@@ -36,14 +36,13 @@ def commands(monkeypatch):
 def test_recipes_are_measured_once(tmp_path, monkeypatch, commands):
     import recipes
 
-    monkeypatch.setattr(recipes, "NETWORKS", ("small-dit",))
+    monkeypatch.setattr(recipes, "STEPS", {"small-dit": 330})
     monkeypatch.setattr(recipes, "RECIPES", ("paper", "release"))
     tiny = ("model.backbone.layers=1", "model.backbone.heads=1", "train.validation_trials=1")
     monkeypatch.setattr(recipes, "SAME_FOR_ALL", (*recipes.SAME_FOR_ALL, *tiny))
-    monkeypatch.setattr(recipes, "judged_as_asked", lambda run, guidance, count: guidance / 4)
     monkeypatch.setattr(
         "sys.argv",
-        f"recipes {CHEST} --work={tmp_path} --steps=2 --trials=3 --images=6 --seeds 0 "
+        f"recipes {CHEST} --work={tmp_path} --steps small-dit=2 --trials=3 --images=6 --seeds 0 "
         f"--result={tmp_path / 'result.json'}".split(),
     )
     recipes.main()
@@ -52,7 +51,6 @@ def test_recipes_are_measured_once(tmp_path, monkeypatch, commands):
     assert [cell["recipe"] for cell in result["cells"]] == ["paper", "release"]
     for cell in result["cells"]:
         assert cell["steps"] == 2
-        assert cell["samples_as_asked"] == {"guidance 1": 0.25, "guidance 3": 0.75}
         assert {"low", "high"} <= cell["scores"]["vote"]["auroc"].keys()
     first, second = ((tmp_path / f"small-dit-{r}-0" / "splits.csv") for r in ("paper", "release"))
     assert first.read_text() == second.read_text()
@@ -71,13 +69,14 @@ def test_a_small_stable_diffusion_is_made_asked_and_tuned(tmp_path, monkeypatch,
 
     monkeypatch.setattr(small, "diffdx", recipes.diffdx)
     monkeypatch.setattr(small, "CHEST", {"NORMAL": "a healthy chest", "OPACITY": "a sick chest"})
-    minutes = {"vae_minutes": 0.005, "base_minutes": 0.005, "tune_minutes": 0.005}
+    steps = {"vae_steps": 2, "base_steps": 2, "tune_steps": 2}
     asked_for = argparse.Namespace(
         dermoscopy="phantoms:lesion?n=42&size=28", chest=CHEST, work=tmp_path / "work",
-        trials=3, images=6, split="calib", lora=False, **minutes,
+        trials=3, images=6, split="calib", lora=False, **steps,
     )  # fmt: skip
     result = small.run_all(asked_for, Size(), 16)
-    assert result["zero_shot"]["steps"] == 0 < result["fine_tuned"]["steps"]
+    assert result["zero_shot"]["steps"] == 0
+    assert result["fine_tuned"]["steps"] == 2
     assert isinstance(result["intervals_apart"], bool)
     first = ["finetune"] * 3 + ["classify", "evaluate"] * 2
     assert commands == first
@@ -88,11 +87,24 @@ def test_a_small_stable_diffusion_is_made_asked_and_tuned(tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
-def test_the_reference_run_shows_what_was_asked_with_guidance(commands):
-    """Four samples, judged by the same model: by chance all four are right once in 16 times."""
+def test_guidance_is_measured_by_a_baseline(tmp_path, monkeypatch, commands):
+    import guidance
     import recipes
 
-    assert recipes.judged_as_asked(recipes.REFERENCE, 3.0, 2, trials=11) == 1.0
+    small = ["--set", "train.batch_size=4", "--set", "train.validation_images=8"]
+    tiny = ["--steps", 1, "--no-progress", *small]
+    recipes.diffdx("baseline", CHEST, "--out", tmp_path / "cnn", *tiny)
+    preset = ["--preset", "tiny", "--set", "train.validation_trials=1"]
+    recipes.diffdx("train", CHEST, "--out", tmp_path / "run", *preset, *tiny)
+    words = f"guidance {tmp_path / 'run'} --judge {tmp_path / 'cnn'} --samples 3 --steps 2"
+    monkeypatch.setattr("sys.argv", [*words.split(), "--result", str(tmp_path / "result.json")])
+    guidance.main()
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["by_guidance"].keys() == {"1", "3"}
+    for told in result["by_guidance"].values():
+        shares = told["judged_as_asked_by_class"].values()
+        assert told["judged_as_asked"] == pytest.approx(sum(shares) / 2)
+    assert 0 < result["mcnemar_p"] <= 1
 
 
 def test_a_full_size_network_is_stepped_saved_and_asked(tmp_path, commands):
