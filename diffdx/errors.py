@@ -28,3 +28,7 @@ class CheckpointError(DiffdxError):
 
 class TrainingError(DiffdxError):
     """Training that cannot go on, with the last good checkpoint kept."""
+
+
+class WorkerError(DiffdxError):
+    """A process of a cluster that failed; what was finished before is kept."""

@@ -28,6 +28,8 @@ from torch import Tensor
 
 from diffdx._tensors import Rows
 from diffdx._typing import Space
+from diffdx.classification.evidence_store import PARTS as PARTS
+from diffdx.classification.evidence_store import ErrorMaps as ErrorMaps
 from diffdx.classification.voting import to_space
 from diffdx.classification.weighted import LogSNRWeights
 from diffdx.classification.work import OpenImage, Pair
@@ -35,10 +37,6 @@ from diffdx.diffusion.schedule import NoiseSchedule
 from diffdx.transforms.coordinates import Wavelet
 from diffdx.transforms.haar import haar_idwt
 
-PARTS = 4
-"""Parts of a map by log-SNR."""
-
-ErrorMaps = Float[np.ndarray, "K H W parts"]
 Residuals = Float[Tensor, "rows D h w"]
 RowMaps = Float[Tensor, "rows H W"]
 Sink = Callable[[int, ErrorMaps], None]

@@ -13,10 +13,15 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from diffdx._files import exclusive
-from diffdx.classification.evidence import PARTS, ErrorMaps
 from diffdx.errors import ConfigError, DataError
+
+ErrorMaps = Float[np.ndarray, "K H W parts"]
+"""Of each class's errors, in parts by log-SNR, noisy to clean."""
+PARTS = 4
+"""Parts of a map by log-SNR."""
 
 EVIDENCE_FILE = "evidence.zarr"
 _ARRAY = "maps"

@@ -25,7 +25,7 @@ def read_ahead(
 ) -> Iterator[Tensor | DataError]:
     """Yield each record's image, or why it cannot be read, until asked to stop.
 
-    A background thread is a few images ahead.
+    Background threads, as many as torch has, are a few images ahead.
 
     Args:
         dataset: Decodes images.
@@ -42,9 +42,13 @@ def read_ahead(
 
     ahead: deque[Future[Tensor | DataError]] = deque()
     remaining = iter(records)
-    with ThreadPoolExecutor(1) as reader:
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as reader:
         while stop.signal_number is None:
-            while len(ahead) < _READ_AHEAD and (record := next(remaining, None)) is not None:
+            while (
+                len(ahead) < max(_READ_AHEAD, 2 * threads)
+                and (record := next(remaining, None)) is not None
+            ):
                 ahead.append(reader.submit(read, record))
             if not ahead:
                 return

@@ -15,19 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
-from diffdx._device import keep_freed_memory, resolve_device, resolve_precision
 from diffdx._files import exclusive
 from diffdx._interrupt import stop_requests
 from diffdx._notice import NOTICE
 from diffdx.backbones.model import DiffusionModel
 from diffdx.classification.conclusion import conclude
-from diffdx.classification.denoising_errors import denoising_errors, resolve_batch_size
+from diffdx.classification.engine import Engine, LocalEngine
 from diffdx.classification.evidence import ErrorMaps, EvidenceCollector, map_sides, part_edges
 from diffdx.classification.evidence_store import EvidenceStore
 from diffdx.classification.predictions import CLASSIFY_FILE
-from diffdx.classification.reading import inputs_hash, read_ahead, reason
+from diffdx.classification.reading import inputs_hash, reason
 from diffdx.classification.settings import ClassifySettings as ClassifySettings
 from diffdx.classification.store import ErrorStore
 from diffdx.data.dataset import Dataset, Record
@@ -60,6 +58,7 @@ def classify_dataset(
     folder: Path,
     settings: ClassifySettings,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> ClassifyResult:
     """Classify every image of a dataset, write the predictions folder and return its table.
 
@@ -67,22 +66,23 @@ def classify_dataset(
     finished writes the tables.
 
     Args:
-        model: Moved to the device of the settings.
+        model: The local engine moves it to the device of the settings.
         dataset: Where images and labels come from.
         folder: The predictions folder; a run that was cut there is continued.
         settings: How.
         progress: Called with (images done, images in all) after each image.
+        engine: Computes the errors; by default this process.
 
     Raises:
         ConfigError: if the folder holds a run with other settings, or an option cannot be carried
             out.
         Interrupted: after SIGINT or SIGTERM, once the images under way are finished and saved.
         DataError: under `strict`, for the first image that cannot be read or judged.
+        WorkerError: if a worker of a cluster failed; what was finished is kept.
     """
     started = time.perf_counter()
-    device = resolve_device(settings.device)
-    keep_freed_memory()
-    run = _Run(model.to(device), dataset, folder, settings, device)
+    engine = engine or LocalEngine()
+    run = _Run(model, dataset, folder, engine.resolved(settings), engine)
     failures = run.evaluate(progress or (lambda done, total: None))
     seconds = time.perf_counter() - started
     with exclusive(folder):
@@ -103,7 +103,7 @@ class _Run:
     dataset: Dataset
     folder: Path
     settings: ClassifySettings
-    device: torch.device
+    engine: Engine
     records: list[Record] = field(init=False)
     store: ErrorStore = field(init=False)
     evaluated: int = 0
@@ -111,8 +111,6 @@ class _Run:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self.precision = resolve_precision(settings.precision, self.device)
-        self.batch_size = resolve_batch_size(settings.batch_size, self.device)
         self.records = settings.records_of_shard(self.dataset.records)
         depends_on: dict[str, str | int | bool] = {
             "model_sha256": self.model.sha256,
@@ -120,12 +118,11 @@ class _Run:
             "bank": settings.bank_size,
             "sampling": settings.sampling,
             "trials": settings.num_trials,
-            "precision": self.precision,
+            "precision": settings.precision,
             "deterministic": settings.deterministic,
             "inputs": inputs_hash(self.dataset),
         }
-        self.ending = settings.ending(len(self.model.classes))
-        if not self.ending.never:
+        if not settings.ending(len(self.model.classes)).never:
             depends_on |= {name: str(value) for name, value in settings.decision.items()}
         if settings.evidence:
             weights = {} if settings.weights is None else settings.weights.as_dict()
@@ -145,20 +142,8 @@ class _Run:
         done, failures = len(self.records) - len(todo), dict[str, str]()
         evidence = self._evidence(todo) if self.settings.evidence else None
         with stop_requests() as stop:
-            images = read_ahead(self.dataset, todo, self.model.preprocess, stop)
-            for result in denoising_errors(
-                self.model.denoiser,
-                self.model.schedule,
-                images,
-                self.settings.bank,
-                num_trials=self.settings.num_trials,
-                encode=self.model.transform.encode,
-                batch_size=self.batch_size,
-                device=self.device,
-                precision=self.precision,
-                deterministic=self.settings.deterministic,
-                ending=self.ending,
-                evidence=evidence,
+            for result in self.engine.errors(
+                self.model, self.dataset, todo, self.settings, stop=stop, evidence=evidence
             ):
                 image_id = todo[result.index].image_id
                 self.calls += result.calls
@@ -225,10 +210,10 @@ class _Run:
             "bank": settings.bank_size,
             "sampling": settings.sampling,
             "seed": settings.seed,
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-            "precision": self.precision,
-            "batch_size": self.batch_size,
+            **self.engine.about,
+            "device": settings.device,
+            "precision": settings.precision,
+            "batch_size": settings.batch_size,
             "deterministic": settings.deterministic,
             "evidence": settings.evidence_rule if settings.evidence else None,
             "shard": None if settings.shard is None else "{}/{}".format(*settings.shard),

@@ -13,8 +13,10 @@ parts to one folder at a time, each under a name of its own.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,7 @@ from jaxtyping import Float
 
 from diffdx._files import atomic_path
 from diffdx._typing import Errors, LogSNRs
+from diffdx.classification.merging import in_order, regrouped
 from diffdx.errors import CheckpointError, ConfigError, DataError
 
 ERRORS_FILE = "errors.parquet"
@@ -130,7 +133,7 @@ class ErrorStore:
             default=-1,
         )
         path = parts / f"part-{self._writer}-{number:06d}.parquet"
-        self._write(pa.concat_tables(self._pending), path)
+        self._write(self._pending, path)
         self._pending = []
 
     def merge(self, order: Sequence[str]) -> Path:
@@ -142,17 +145,20 @@ class ErrorStore:
         """
         self.flush()
         path = self.folder / ERRORS_FILE
-        tables = [
-            _read_table(file).replace_schema_metadata(self._schema.metadata)
-            for file in self._files()
-        ]
-        table = pa.concat_tables([self._schema.empty_table(), *tables], promote_options="default")
-        place = {image_id: position for position, image_id in enumerate(order)}
-        places = np.array([place.get(i, -1) for i in table["image_id"].to_pylist()], np.int64)
-        rows = np.lexsort((table["trial"].to_numpy(), places))
-        self._write(table.take(rows[places[rows] >= 0]), path)
+        self._write(in_order(self._files(), order, self._read_group), path)
         shutil.rmtree(self.folder / PARTS_FOLDER, ignore_errors=True)
         return path
+
+    def _read_group(self, path: Path, group: int, columns: tuple[str, ...] | None) -> pa.Table:
+        """Return a row group, or these columns of it; what an earlier version lacked is null."""
+        try:
+            table = pq.ParquetFile(path).read_row_group(group, columns=columns and list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path) from error
+        if columns is not None:
+            return table
+        table = table.replace_schema_metadata(self._schema.metadata)
+        return pa.concat_tables([self._schema.empty_table(), table], promote_options="default")
 
     def _files(self) -> list[Path]:
         merged = self.folder / ERRORS_FILE
@@ -160,7 +166,7 @@ class ErrorStore:
         return [merged, *parts] if merged.exists() else parts
 
     def _check_settings(self, path: Path) -> None:
-        metadata = _read_schema(path).metadata or {}
+        metadata = _open(path).schema_arrow.metadata or {}
         stored = json.loads(metadata.get(_SETTINGS, b"{}"))
         names = sorted(
             name for name in stored | self.settings if stored.get(name) != self.settings.get(name)
@@ -174,20 +180,21 @@ class ErrorStore:
                 "choose another --out, or --overwrite"
             )
 
-    def _write(self, table: pa.Table, path: Path) -> None:
+    def _write(self, tables: Iterable[pa.Table], path: Path) -> None:
         # Splitting floats into byte planes lets zstd find what is regular in them.
-        floats = [
-            name for name in table.column_names if table.schema.field(name).type == pa.float32()
-        ]
-        with atomic_path(path) as temporary:
-            pq.write_table(
-                table.combine_chunks(),
+        floats = [field.name for field in self._schema if field.type == pa.float32()]
+        with (
+            atomic_path(path) as temporary,
+            pq.ParquetWriter(
                 temporary,
+                self._schema,
                 compression="zstd",
-                row_group_size=_ROWS_PER_GROUP,
                 use_dictionary=["image_id", "trial", "stopped_by"],
                 use_byte_stream_split=floats,
-            )
+            ) as writer,
+        ):
+            for table in regrouped(tables, _ROWS_PER_GROUP):
+                writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
 
 
 def read_errors(
@@ -206,7 +213,42 @@ def read_errors(
         DataError: if it is no error store, lacks a class, or its rows are not the same trials
             0..N-1 of each image.
     """
-    table = _read_table(path)
+    return _grid(_read_table(path), classes, path)[:3]
+
+
+class StoredImages(NamedTuple):
+    """Images of an error store."""
+
+    image_ids: list[str]
+    errors: Errors
+    logsnr: LogSNRs
+    stops: dict[str, str]
+    """What ended each image, `none` if all its trials were run; empty if the file does not say."""
+
+
+def read_in_parts(path: Path, classes: Sequence[str], *, images: int) -> Iterator[StoredImages]:
+    """Yield the images of an error store, so many at a time.
+
+    Args:
+        path: An `errors.parquet`.
+        classes: Class names in the order wanted.
+        images: How many at a time.
+
+    Raises:
+        CheckpointError, DataError: as `read_errors`.
+    """
+    groups = range(_open(path).metadata.num_row_groups)
+    tables = (_open(path).read_row_group(group) for group in groups)
+    first = next(tables, None)
+    if first is None or not len(first):
+        return
+    num_trials = int(first["trial"].to_numpy().max()) + 1
+    for table in regrouped(chain([first], tables), images * num_trials):
+        yield _grid(table, classes, path)
+
+
+def _grid(table: pa.Table, classes: Sequence[str] | None, path: Path) -> StoredImages:
+    """Return the images of a table that has the same trials of each."""
     if classes is None:
         classes = [
             name.removeprefix("error_") for name in table.column_names if name.startswith("error_")
@@ -218,10 +260,11 @@ def read_errors(
             f"{path} is not an error store of these classes: it has no column "
             f"{', '.join(missing) or 'error_*'}; name the errors.parquet of this model"
         )
-    ids, trial = table["image_id"].to_pylist(), table["trial"].to_numpy()
+    trial = table["trial"].to_numpy()
     num_trials = int(trial.max()) + 1 if len(trial) else 0
-    image_ids = ids[::num_trials] if num_trials else []
-    whole = len(ids) == len(image_ids) * num_trials
+    heads = table[::num_trials] if num_trials else table
+    image_ids = heads["image_id"].to_pylist()
+    whole = len(table) == len(image_ids) * num_trials
     if not whole or not (trial.reshape(-1, num_trials or 1) == np.arange(num_trials or 1)).all():
         raise DataError(
             f"{path}: images have different or unordered trials; classify them again in one run"
@@ -233,22 +276,12 @@ def read_errors(
     ]
     errors = np.stack(columns, axis=1)
     eliminated = np.isnan(errors) & ~np.isnan(errors).all(axis=1, keepdims=True)
-    return image_ids, np.where(eliminated, np.float32(np.inf), errors), logsnr
-
-
-def read_stops(path: Path) -> dict[str, str]:
-    """Return what ended each image of an error store, by image id; `none` ran all its trials.
-
-    A store written before stops were recorded has run them all.
-
-    Raises:
-        CheckpointError: if the file cannot be read.
-    """
-    if "stopped_by" not in _read_schema(path).names:
-        return {}
-    table = _read_table(path, columns=["image_id", "stopped_by"])
-    pairs = zip(table["image_id"].to_pylist(), table["stopped_by"].to_pylist(), strict=True)
-    return {image_id: stopped_by or "none" for image_id, stopped_by in pairs}
+    stops = {}
+    if "stopped_by" in table.column_names:
+        ended = heads["stopped_by"].to_pylist()
+        stops = {name: by or "none" for name, by in zip(image_ids, ended, strict=True)}
+    errors = np.where(eliminated, np.float32(np.inf), errors)
+    return StoredImages(image_ids, errors, logsnr, stops)
 
 
 def _schema(classes: Sequence[str]) -> pa.Schema:
@@ -266,14 +299,15 @@ def _schema(classes: Sequence[str]) -> pa.Schema:
 
 def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns)
+        # As text these columns of a large store would be gigabytes.
+        return pq.read_table(path, columns=columns, read_dictionary=["image_id", "stopped_by"])
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path) from error
 
 
-def _read_schema(path: Path) -> pa.Schema:
+def _open(path: Path) -> pq.ParquetFile:
     try:
-        return pq.read_schema(path)
+        return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path) from error
 

@@ -13,6 +13,7 @@ from diffdx.cli.classify import classify
 from diffdx.cli.convert import convert
 from diffdx.cli.data import app as data_app
 from diffdx.cli.demo import demo
+from diffdx.cli.dicom import app as dicom_app
 from diffdx.cli.doctor import doctor
 from diffdx.cli.evaluate import evaluate
 from diffdx.cli.explain import explain
@@ -20,10 +21,12 @@ from diffdx.cli.export import export
 from diffdx.cli.finetune import finetune
 from diffdx.cli.replay import replay
 from diffdx.cli.report import report
+from diffdx.cli.reproduce import reproduce
 from diffdx.cli.sample import sample
+from diffdx.cli.serve import serve
 from diffdx.cli.train import train
 
-MULTIPLE = ("--splits", "--calib")
+MULTIPLE = ("--splits", "--calib", "--allow", "--only")
 """Options that take several values after one name."""
 
 app = typer.Typer(
@@ -47,12 +50,15 @@ for verb in (
     evaluate,
     explain,
     report,
+    reproduce,
+    serve,
     export,
     convert,
     doctor,
 ):
     app.command()(verb)
 app.add_typer(data_app)
+app.add_typer(dicom_app)
 
 
 def _print_version(asked: bool) -> bool:

@@ -1,7 +1,7 @@
 """`diffdx classify`: which class denoises each image best, trial by trial; or a baseline's word."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,8 +15,11 @@ from diffdx.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
+    from diffdx.classification.engine import Engine
     from diffdx.classification.runner import ClassifyResult
 
+OF_RAY = ("actors", "actor_cores")
+"""Parameters that mean something only to a Ray cluster."""
 SHOWN = 20
 """Images listed on standard output; the tables hold them all."""
 
@@ -41,6 +44,13 @@ def classify(
         bool, typer.Option("--evidence", help="Keep maps of where in the image errors come from.")
     ] = False,
     shard: Annotated[str | None, typer.Option(help="I/N: every N-th image from the I-th.")] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where: in this process, or on a Ray cluster.")
+    ] = "local",
+    actors: Annotated[
+        int | None, typer.Option(help="Ray: processes with the model; one a GPU, or a core.")
+    ] = None,
+    actor_cores: Annotated[int, typer.Option(help="Ray: CPU cores of such a process.")] = 1,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad image.")] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bytes in any batch, order or shard.")
@@ -48,6 +58,9 @@ def classify(
     frame: options.Frame = None,
     refuse_burned_in: Annotated[
         bool, typer.Option("--refuse-burned-in", help="Fail on DICOM that may show text.")
+    ] = False,
+    with_identifiers: Annotated[
+        bool, typer.Option("--with-identifiers", help="Patients' own IDs of DICOM, not hashes.")
     ] = False,
     uncertain: options.Uncertain = None,
     limit: options.Limit = None,
@@ -85,6 +98,8 @@ def classify(
             options.refuse(context, OF_TRIALS, f"{run} is a baseline, without trials")
             settings = SupervisedSettings(**how)
         else:
+            if engine == "local":
+                options.refuse(context, OF_RAY, "--engine local is this one process")
             bound, weights = fitted_parts(run, rule=rule, space=space, stop=stop, trials=trials)
             settings = ClassifySettings(
                 num_trials=trials,
@@ -104,14 +119,26 @@ def classify(
             )
         model = load_model(run)
         dataset = open_inputs(
-            inputs, frame=frame, uncertain=uncertain, refuse_burned_in=refuse_burned_in
+            inputs,
+            frame=frame,
+            uncertain=uncertain,
+            refuse_burned_in=refuse_burned_in,
+            with_identifiers=with_identifiers,
         )
         dataset = chosen_images(dataset, run, model, split=split, limit=limit, seed=seed)
         for warning in dataset.warnings:
             reporter.warn(warning)
         folder = out or Path("out") / f"classify-{run.name}"
-        result = classify_images(reporter, model, dataset, folder, settings)
+        computing = _engine(engine, actors, actor_cores)
+        result = classify_images(reporter, model, dataset, folder, settings, computing)
         _conclude(reporter, result, run, prevalence)
+
+
+def _engine(name: str, actors: int | None, cores: int) -> "Engine":
+    from diffdx.classification.engine import LocalEngine
+    from diffdx.classification.ray_engine import RayEngine
+
+    return RayEngine(actors, cores) if name == "ray" else LocalEngine()
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -47,13 +47,14 @@ def demo(
         from diffdx.backbones.model import DiffusionModel
         from diffdx.classification.runner import ClassifySettings, classify_dataset
         from diffdx.cli.evaluate import describe
-        from diffdx.cli.report import pictures
+        from diffdx.cli.report import cases
         from diffdx.cli.training import run_training
         from diffdx.config import resolve_config
         from diffdx.data.readers import open_dataset
         from diffdx.data.splits import make_splits
         from diffdx.evaluation.summary import evaluate_predictions
-        from diffdx.report.html import write_report
+        from diffdx.report.facts import gather_facts
+        from diffdx.report.html import PAGE_FILE, write_report
         from diffdx.training.run import TrainRequest, train
 
         require_room(out, overwrite=overwrite)
@@ -91,10 +92,12 @@ def demo(
             )
         summary = evaluate_predictions(folder)
         reporter.say("explaining one image by its counterfactual")
+        facts = gather_facts([folder], [out / "run"])
         page = write_report(
-            folder,
+            facts,
+            folder / PAGE_FILE,
             title="diffdx demo: chest phantoms",
-            gallery=pictures(folder, test),
+            cases=cases(facts, test),
             counterfactuals=[_counterfactual(model, test)],
         )
         text = f"{describe(str(folder), summary)}\nThese are drawings, not patients.\n{page}"

@@ -8,6 +8,7 @@ from diffdx.cli.console import Reporter
 if TYPE_CHECKING:
     from diffdx.backbones.classifiers import Baseline
     from diffdx.backbones.model import DiffusionModel
+    from diffdx.classification.engine import Engine
     from diffdx.classification.runner import ClassifyResult
     from diffdx.classification.settings import ClassifySettings
     from diffdx.classification.supervised import SupervisedSettings
@@ -26,6 +27,9 @@ OF_TRIALS = (
     "evidence",
     "shard",
     "deterministic",
+    "engine",
+    "actors",
+    "actor_cores",
 )
 """Parameters that mean something only where there are trials: not of a baseline."""
 
@@ -48,6 +52,7 @@ def classify_images(
     dataset: "Dataset",
     folder: Path,
     settings: "ClassifySettings | SupervisedSettings",
+    engine: "Engine | None" = None,
 ) -> "ClassifyResult":
     """Classify a dataset into a predictions folder, showing progress.
 
@@ -57,6 +62,7 @@ def classify_images(
         dataset: The images.
         folder: The predictions folder.
         settings: Of the model's kind.
+        engine: Computes a diffusion model's errors; by default this process.
     """
     from diffdx.backbones.classifiers import Baseline
     from diffdx.classification.runner import classify_dataset
@@ -69,4 +75,4 @@ def classify_images(
             assert isinstance(settings, SupervisedSettings)
             return classify_supervised(model, dataset, folder, settings, line.count)
         assert isinstance(settings, ClassifySettings)
-        return classify_dataset(model, dataset, folder, settings, line.count)
+        return classify_dataset(model, dataset, folder, settings, line.count, engine)

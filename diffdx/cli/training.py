@@ -73,13 +73,48 @@ def carry_out(
     Raises:
         typer.Exit: code 3, if some images could not be read.
     """
+    from diffdx.training import ranks
+
+    with ranks.joined(request.device):
+        with ranks.main_first():
+            if ranks.is_main():
+                _prepare(
+                    reporter,
+                    request,
+                    dry_run=dry_run,
+                    allow_leak=allow_leak,
+                    overwrite=overwrite,
+                    inputs=inputs,
+                )
+        if dry_run:
+            if ranks.is_main():
+                describe(reporter, request, size_of(request))
+            return
+        with reporter.working():
+            record = run_training(reporter, request, train_run)
+        if ranks.is_main():
+            reporter.result(f"{_outcome(record)}. {NOTICE}\n{request.out}", record)
+    if record["unreadable"]:
+        reporter.warn(f"{len(record['unreadable'])} images could not be read; see run.json")
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _prepare(
+    reporter: Reporter,
+    request: "RunRequest[ConfigT, ModelT]",
+    *,
+    dry_run: bool,
+    allow_leak: bool,
+    overwrite: bool,
+    inputs: Sequence[str | Path | None],
+) -> None:
+    """Tell the warnings, audit the data and make room for the run."""
     from diffdx.training.run_folder import locked
 
     out, model = request.out, request.model
     for warning in dict.fromkeys([*request.dataset.warnings, *(model.warnings if model else ())]):
         reporter.warn(warning)
     if dry_run:
-        describe(reporter, request, size_of(request))
         return
     audit_before(reporter, request, allow_leak=allow_leak)
     if not request.resume:
@@ -91,12 +126,6 @@ def carry_out(
                 or_else="add --resume to continue that run",
                 inputs=[path for path in inputs if path],
             )
-    with reporter.working():
-        record = run_training(reporter, request, train_run)
-    reporter.result(f"{_outcome(record)}. {NOTICE}\n{out}", record)
-    if record["unreadable"]:
-        reporter.warn(f"{len(record['unreadable'])} images could not be read; see run.json")
-        raise typer.Exit(EXIT_SOME_FAILED)
 
 
 def run_training(
@@ -105,13 +134,18 @@ def run_training(
     train_run: "Callable[[RunRequest[ConfigT, ModelT], Display], dict[str, Any]]",
 ) -> dict[str, Any]:
     """Train with progress on standard error; return the record."""
+    from diffdx.training import ranks
     from diffdx.training.run_folder import Display
 
     def told(step: int, scores: dict[str, float]) -> None:
         parts = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         reporter.say(f"step {step} validation: {parts}")
 
-    reporter.say(f"training into {request.out} on {request.device} ({request.precision})")
+    if not ranks.is_main():
+        return train_run(request, Display())
+    where = f"{request.device} ({request.precision})"
+    where += f", {ranks.size()} processes" if ranks.size() > 1 else ""
+    reporter.say(f"training into {request.out} on {where}")
     with reporter.progress("reading images") as line:
 
         def on_image(done: int, total: int) -> None:

@@ -68,14 +68,29 @@ def lacks_preamble(head: bytes) -> bool:
     return head[:4] in (b"\2\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0", b"\x08\0\x16\0") and explicit
 
 
-def describe_dicom(path: str | Path) -> dict[str, Any]:
+def require_dicom(*libraries: str) -> None:
+    """Check that the libraries of the extra `dicom` are there.
+
+    Raises:
+        ConfigError: naming the extra.
+    """
+    missing = [name for name in libraries if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"DICOM needs {', '.join(missing)}; pip install 'diffdx[dicom]'")
+
+
+def describe_dicom(path: str | Path, *, identifiers: bool = False) -> dict[str, Any]:
     """Return what a DICOM file says of itself; see `dicom_worker.describe`.
+
+    Args:
+        path: The file.
+        identifiers: Give the patient's ID in place of its hash.
 
     Raises:
         DataError: if the header is damaged or takes too long to read.
         ConfigError: if pydicom is not installed.
     """
-    reply, _ = _ask(path, {"task": "describe"})
+    reply, _ = _ask(path, {"task": "describe", "identifiers": identifiers})
     return reply
 
 

@@ -1,9 +1,9 @@
 """What DICOM files say of themselves, before any pixel is read: added to the records of a dataset.
 
-Patients become hashes, so that no identifier enters a record. A salt makes the hashes useless to
-those who do not have it: set DIFFDX_SALT. A table's own entries win over the files'. Objects that
-are no images (reports, PDFs, directories) are counted and left out; damaged files stay and fail
-when they are read.
+Patients become hashes, so that no identifier enters a record unless that is asked for. A salt makes
+the hashes useless to those who do not have it: set DIFFDX_SALT. A table's own entries win over the
+files'. Objects that are no images (reports, PDFs, directories) are counted and left out; damaged
+files stay and fail when they are read.
 """
 
 import dataclasses
@@ -15,12 +15,18 @@ from diffdx.data.dicom import describe_dicom, has_program, is_dicom, read_head
 from diffdx.errors import DataError
 
 
-def add_dicom_facts(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
+def add_dicom_facts(
+    records: Sequence[Record], *, identifiers: bool = False
+) -> tuple[list[Record], list[str]]:
     """Return the records that may be images, with what DICOM files say of them, and warnings.
 
     A DICOM record has its patient's hash as `patient_id`, and as metadata what is known of its
     modality, view, body_part, sex, age, study (hash), burned_in (text may be visible) and
     out_of_scope (why a classifier of frontal radiographs or photographs should not be asked).
+
+    Args:
+        records: Of files of any kind.
+        identifiers: Give patients' own IDs in place of their hashes.
 
     Raises:
         DataError: if DICOM files are there but nothing that could be an image.
@@ -37,7 +43,7 @@ def add_dicom_facts(records: Sequence[Record]) -> tuple[list[Record], list[str]]
             continue
         programs += has_program(head)
         try:
-            said = describe_dicom(record.path)
+            said = describe_dicom(record.path, identifiers=identifiers)
         except DataError:
             kept.append(record)
             continue
@@ -51,7 +57,13 @@ def add_dicom_facts(records: Sequence[Record]) -> tuple[list[Record], list[str]]
         kept.append(dataclasses.replace(record, patient_id=patient, metadata=metadata))
     if records and not kept:
         raise DataError(f"no image among {len(records)} DICOM files ({_counted(skipped)})")
-    return kept, _warnings(kept, skipped, instances, programs)
+    warnings = _warnings(kept, skipped, instances, programs)
+    if identifiers and instances:
+        warnings.append(
+            "patient_id holds patients' own IDs (--with-identifiers): guard what is written here "
+            "as the images themselves."
+        )
+    return kept, warnings
 
 
 def _warnings(

@@ -2,7 +2,7 @@
 
 Run by `data.dicom`, never imported by it: it needs pydicom and NumPy alone. A request is JSON, the
 reply is JSON and, for pixels, their bytes. No text of the file enters a reply except coded values
-of few letters; identifiers leave as hashes.
+of few letters; identifiers leave as hashes, the patient's ID as it is only where that is asked for.
 
 Order of the steps (PS3.3 C.11.1, C.11.2, C.7.6.3.1.2):
 
@@ -91,8 +91,12 @@ class _Watched(io.BufferedReader):
         return self.short or self.empty_reads > 1 or beyond
 
 
-def describe(path: str) -> dict[str, Any]:
+def describe(path: str, identifiers: bool) -> dict[str, Any]:
     """Return what is known of the file without its pixels.
+
+    Args:
+        path: The file.
+        identifiers: Give the patient's ID in place of its hash.
 
     Returns:
         `other`: None for an image, else what the file is. `patient`, `study`, `instance`: hashes or
@@ -115,7 +119,7 @@ def describe(path: str) -> dict[str, Any]:
         other = storage or "no pixel data"
     return {
         "other": other,
-        "patient": _hashed(data.get("PatientID")),
+        "patient": _text(data.get("PatientID")) if identifiers else _hashed(data.get("PatientID")),
         "study": _hashed(data.get("StudyInstanceUID")),
         "instance": _hashed(data.get("SOPInstanceUID")),
         "facts": {} if other else _facts(data, storage),
@@ -161,10 +165,13 @@ def _storage(data: Dataset) -> str:
     return "" if name == str(uid) else name
 
 
+def _text(value: object) -> str | None:
+    return str(value or "").strip() or None
+
+
 def _hashed(value: object) -> str | None:
-    text = str(value or "").strip()
-    salt = os.environ.get("DIFFDX_SALT", "")
-    return hashlib.sha256(f"{salt}{text}".encode()).hexdigest()[:16] if text else None
+    text, salt = _text(value), os.environ.get("DIFFDX_SALT", "")
+    return text and hashlib.sha256(f"{salt}{text}".encode()).hexdigest()[:16]
 
 
 def _facts(data: Dataset, storage: str) -> dict[str, str]:
@@ -361,7 +368,7 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     path = os.fsdecode(bytes.fromhex(request["path"]))
     try:
         if request["task"] == "describe":
-            return describe(path), b""
+            return describe(path, request["identifiers"]), b""
         pixels = decode(path, request["frame"], request["max_pixels"])
         return {"shape": pixels.shape, "dtype": pixels.dtype.name}, pixels.tobytes()
     except RefusedError as error:

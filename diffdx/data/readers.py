@@ -36,6 +36,7 @@ def open_dataset(
     frame: int | None = None,
     uncertain: str | None = None,
     refuse_burned_in: bool = False,
+    with_identifiers: bool = False,
 ) -> Dataset:
     """Return the dataset that `spec` names, by the table at the head of this module.
 
@@ -45,6 +46,7 @@ def open_dataset(
         frame: Which frame to read of files that hold several, from 0.
         uncertain: What CheXpert's uncertain labels become: drop, zero or one.
         refuse_burned_in: Fail on DICOM images that may show text, such as a patient's name.
+        with_identifiers: Keep the patients' own IDs of DICOM images, not hashes of them.
 
     Raises:
         DataError: if nothing is there, a class folder is empty, or the table is faulty.
@@ -58,7 +60,7 @@ def open_dataset(
         dataset = open_layout(layout[1].lower(), layout[2], uncertain=uncertain)
         dataset.positive = choose_positive(dataset.classes, positive) or dataset.positive
         if isinstance(dataset.source, FileSource):
-            dataset.records, facts = add_dicom_facts(dataset.records)
+            dataset.records, facts = add_dicom_facts(dataset.records, identifiers=with_identifiers)
             dataset.warnings += facts
             dataset.source = FileSource(frame, refuse_burned_in)
         return dataset
@@ -71,7 +73,7 @@ def open_dataset(
         records, warnings = [Record(image_id=path.name, path=str(path))], []
     else:
         raise DataError(f"{str(spec)!r}: no such file or folder; check the path")
-    records, facts = add_dicom_facts(records)
+    records, facts = add_dicom_facts(records, identifiers=with_identifiers)
     return Dataset.of_files(
         path.stem if path.is_file() else path.resolve().name,
         records,
@@ -88,6 +90,7 @@ def open_inputs(
     frame: int | None = None,
     uncertain: str | None = None,
     refuse_burned_in: bool = False,
+    with_identifiers: bool = False,
 ) -> Dataset:
     """Return one dataset of everything that is named, each file once.
 
@@ -101,7 +104,13 @@ def open_inputs(
     if not inputs:
         raise ConfigError("no input: name at least one image, folder or table")
     datasets = [
-        open_dataset(spec, frame=frame, uncertain=uncertain, refuse_burned_in=refuse_burned_in)
+        open_dataset(
+            spec,
+            frame=frame,
+            uncertain=uncertain,
+            refuse_burned_in=refuse_burned_in,
+            with_identifiers=with_identifiers,
+        )
         for spec in inputs
     ]
     if len(datasets) == 1:

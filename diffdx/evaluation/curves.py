@@ -1,14 +1,29 @@
 """Curves behind the figures: what more trials bring, and which noise levels tell classes apart."""
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 from jaxtyping import Float
 
-from diffdx.classification.rules import apply_rule
+from diffdx.classification.rules import Decisions, apply_rule
 from diffdx.classification.voting import trial_votes
 from diffdx.evaluation.predictions import StoredPredictions
-from diffdx.metrics import accuracy, auroc
+from diffdx.evaluation.summary import metric_functions
+from diffdx.metrics import accuracy, auroc, bootstrap_by_patient
 
 Curve = Float[np.ndarray, "points"]
+
+
+@dataclass(frozen=True)
+class TrialCurve:
+    """A metric against the number of trials, with 95% bounds at each point."""
+
+    trials: Curve
+    value: Curve
+    low: Curve
+    high: Curve
 
 
 def by_trials(
@@ -24,17 +39,57 @@ def by_trials(
         rule: One of `diffdx.evaluation.RULES`.
         points: Numbers of trials to try: odd, from 1 to all, evenly spaced on a logarithmic scale.
     """
-    num_trials = stored.errors.shape[2]
-    counts = np.unique(np.geomspace(1, num_trials, points).astype(int) // 2 * 2 + 1)
-    counts = np.unique(np.minimum(counts, num_trials))
-    y, scored = stored.labels, []
-    for n in counts:
-        made = apply_rule(
-            rule, stored.errors[:, :, :n], stored.logsnr[:, :n], ties=stored.settings["ties"]
-        )
+    y, counts, scored = stored.labels, [], []
+    for n, made in _by_first_trials(stored, rule, points):
+        counts.append(n)
         scored.append((accuracy(y, made.y_hat), auroc(y, made.scores, positive=stored.positive)))
     accuracies, areas = np.array(scored).T
-    return counts.astype(float), accuracies, areas
+    return np.array(counts, dtype=float), accuracies, areas
+
+
+def curve_by_trials(
+    runs: Sequence[StoredPredictions],
+    rule: str,
+    metric: str,
+    resamples: Float[np.ndarray, "resamples n"],
+    *,
+    points: int = 12,
+) -> TrialCurve:
+    """Return a metric of a rule against the number of trials, with intervals (paper Fig. 2).
+
+    Args:
+        runs: Labelled predictions of the same images in the same order, with as many trials, by
+            one model or by several seeds of it: the metric is their mean.
+        rule: One of `diffdx.evaluation.RULES`.
+        metric: One of `diffdx.evaluation.summary.METRICS`.
+        resamples: Of the patients, from `patient_resamples`.
+        points: As of `by_trials`.
+    """
+    counts, found = [], []
+    for together in zip(*(_by_first_trials(run, rule, points) for run in runs), strict=True):
+        scores = [
+            metric_functions(run.labels, made, run.positive)[metric]
+            for run, (_, made) in zip(runs, together, strict=True)
+        ]
+        found.append(bootstrap_by_patient(partial(_mean, scores), resamples))
+        counts.append(together[0][0])
+    columns = ([getattr(one, name) for one in found] for name in ("value", "low", "high"))
+    return TrialCurve(np.array(counts, dtype=float), *(np.array(column) for column in columns))
+
+
+def _mean(scores: Sequence[Callable[..., float]], weights: Float[np.ndarray, "n"]) -> float:
+    return float(np.mean([score(weights=weights) for score in scores]))
+
+
+def _by_first_trials(
+    stored: StoredPredictions, rule: str, points: int
+) -> Iterator[tuple[int, Decisions]]:
+    """Yield numbers of trials, and what a rule decides on the first so many."""
+    num_trials = stored.errors.shape[2]
+    counts = np.unique(np.geomspace(1, num_trials, points).astype(int) // 2 * 2 + 1)
+    for n in np.unique(np.minimum(counts, num_trials)).tolist():
+        first = stored.errors[:, :, :n], stored.logsnr[:, :n]
+        yield n, apply_rule(rule, *first, ties=stored.settings["ties"])
 
 
 def true_share_by_logsnr(

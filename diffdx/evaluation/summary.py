@@ -122,7 +122,7 @@ def _score_own(known: StoredPredictions, resamples: _Resamples | None, by_rule: 
     decided, y, classes = known.own, known.labels, known.classes
     y_hat = decided.y_hat
     recalls = [
-        bootstrap(partial(_recall, y, y_hat, len(classes), k), resamples)
+        bootstrap(partial(recall, y, y_hat, len(classes), k), resamples)
         for k in range(len(classes))
     ]
     counts = confusion_matrix(y, y_hat, num_classes=len(classes)).astype(int)
@@ -156,9 +156,10 @@ def metric_functions(
     }
 
 
-def _recall(
+def recall(
     y: Labels, y_hat: Labels, num_classes: int, k: int, *, weights: Float[np.ndarray, "n"]
 ) -> float:
+    """Return the recall of class k, as `bootstrap` takes it."""
     return float(class_recalls(y, y_hat, num_classes=num_classes, weights=weights)[k])
 
 

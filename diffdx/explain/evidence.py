@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from diffdx._typing import Errors
+from diffdx.classification.evidence_store import ErrorMaps
 from diffdx.classification.voting import majority_vote
 
-ErrorMaps = Float[np.ndarray, "K H W parts"]
 EvidenceParts = Float[np.ndarray, "H W parts"]
 
 

@@ -11,4 +11,5 @@ from diffdx.metrics.decisions import f1 as f1
 from diffdx.metrics.paired import delong as delong
 from diffdx.metrics.paired import mcnemar as mcnemar
 from diffdx.metrics.ranking import auroc as auroc
+from diffdx.metrics.ranking import precision_recall_curve as precision_recall_curve
 from diffdx.metrics.ranking import roc_curve as roc_curve

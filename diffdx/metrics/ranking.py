@@ -44,18 +44,50 @@ def auroc(
 
 
 def roc_curve(
-    is_positive: Bool[np.ndarray, "n"], score: Float[np.ndarray, "n"]
+    is_positive: Bool[np.ndarray, "n"],
+    score: Float[np.ndarray, "n"],
+    *,
+    weights: Float[np.ndarray, "n"] | None = None,
 ) -> tuple[Float[np.ndarray, "points"], Float[np.ndarray, "points"]]:
     """Return false and true positive rates: from no image called positive to all of them.
 
     One point for each distinct score as the threshold, after (0, 0). Straight lines between the
     points enclose exactly the area that `auroc` returns. Rates are nan where a side is empty.
+
+    Args:
+        is_positive: Which images are of the class.
+        score: Larger = more like that class, any unit.
+        weights: How often each image counts, >= 0; once each by default.
     """
-    pos, neg = _counts_by_score(is_positive, score, None)
+    pos, neg = _counts_by_score(is_positive, score, weights)
     with np.errstate(invalid="ignore"):
         tpr = np.append(0.0, pos[::-1].cumsum() / pos.sum())
         fpr = np.append(0.0, neg[::-1].cumsum() / neg.sum())
     return fpr, tpr
+
+
+def precision_recall_curve(
+    is_positive: Bool[np.ndarray, "n"],
+    score: Float[np.ndarray, "n"],
+    *,
+    weights: Float[np.ndarray, "n"] | None = None,
+) -> tuple[Float[np.ndarray, "points"], Float[np.ndarray, "points"]]:
+    """Return recall and precision, one point for each distinct score as the threshold, descending.
+
+        recall     positives at or above it / all positives
+        precision  positives at or above it / images at or above it
+
+    Recall ascends to 1. Nothing lies between two points: precision is no straight line there. Both
+    are nan where 0 / 0.
+
+    Args:
+        is_positive: Which images are of the class.
+        score: Larger = more like that class, any unit.
+        weights: How often each image counts, >= 0; once each by default.
+    """
+    pos, neg = (side[::-1].cumsum() for side in _counts_by_score(is_positive, score, weights))
+    with np.errstate(invalid="ignore"):
+        return pos / pos[-1:], pos / (pos + neg)
 
 
 def _area(

@@ -14,19 +14,24 @@ _P_VALUE_BINS = 20
 
 
 def reliability_figure(stored: StoredPredictions) -> Figure:
-    """Draw how often the claimed class is true against its probability, and the probabilities.
+    """Draw how often the claimed class is true against its probability, over the probabilities.
 
     The claim is the positive class, or the likeliest one if there is no positive class.
     """
-    figure, (left, right) = panels(2)
+    figure, (axes,) = panels(1, height=3.6)
     target = claim(stored.probabilities, stored.labels, stored.positive)
+    behind = axes.twinx()
+    behind.hist(target[0], bins=20, range=(0, 1), color="0.7", alpha=0.35)
+    behind.set_axis_off()
+    # Twins are drawn in this order, and the upper one hides nothing.
+    axes.set_zorder(behind.get_zorder() + 1)
+    axes.set_frame_on(True)
+    axes.patch.set_visible(False)
     points = reliability(target)
-    left.plot([0, 1], [0, 1], color="0.7", lw=1, ls=":")
-    left.plot(points.claimed, points.observed, color=COLOURS[0], marker="o", ms=4)
+    axes.plot([0, 1], [0, 1], color="0.5", lw=1, ls=":")
+    axes.plot(points.claimed, points.observed, color=COLOURS[0], marker="o", ms=4)
     name = "the likeliest class" if stored.positive is None else stored.classes[stored.positive]
-    left.set(xlabel=plain(f"probability of {name}"), ylabel="share that is", aspect="equal")
-    right.hist(target[0], bins=20, range=(0, 1), color=COLOURS[0], alpha=0.7)
-    right.set(xlabel=plain(f"probability of {name}"), ylabel="images")
+    axes.set(xlabel=plain(f"probability of {name}"), ylabel="share that is")
     return figure
 
 
@@ -46,7 +51,7 @@ def decision_figure(stored: StoredPredictions) -> Figure:
         ylabel="net benefit per image",
         ylim=(-0.2 * top - 0.01, 1.1 * top + 0.01),
     )
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left")
     return figure
 
 
@@ -60,5 +65,6 @@ def gate_figure(stored: StoredPredictions) -> Figure:
         limit = stored.calibration.gate.false_alarm
         axes.axvline(limit, color=COLOURS[1], lw=1.2, label="flagged to the left")
     axes.set(xlabel="share of calibration images at least as unusual", ylabel="images")
-    axes.legend(frameon=False)
+    axes.margins(y=0.3)  # room for the names
+    axes.legend(frameon=False, loc="upper right")
     return figure

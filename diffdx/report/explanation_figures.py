@@ -127,11 +127,17 @@ def overlay(picture: Panel, values: PixelMap, limit: float) -> UInt8[np.ndarray,
     return drawn
 
 
+def smoothed(evidence: Float[np.ndarray, "H W parts"]) -> tuple[PixelMap, float]:
+    """Return the evidence as it is drawn, all parts in one and smoothed, and its largest value."""
+    values = _blurred(evidence.sum(axis=-1))
+    return values, float(np.abs(values).max())
+
+
 def write_pictures(folder: Path, shown: Counterfactual) -> None:
     """Write an image's pictures as PNG: the three images as they are, and the maps on them."""
     maps = {"difference": overlay(shown.factual, shown.difference, DIFFERENCE_LIMIT)}
     if shown.evidence is not None:
-        maps["evidence"] = overlay(shown.original, *_evidence(shown))
+        maps["evidence"] = overlay(shown.original, *smoothed(shown.evidence))
         write_figure(folder / "evidence_parts.png", parts_figure(shown), dpi=150)
     factor = -(-_PICTURE_PX // shown.difference.shape[1])
     pictures = {
@@ -162,7 +168,7 @@ def _draw_row(row: Sequence[Axes], shown: Counterfactual) -> None:
             row[3].contour(beyond, levels=[0.5], colors="black", linewidths=0.6)
     if shown.evidence is not None:
         titles.append(f"evidence for {shown.source}")
-        pictures.append(overlay(shown.original, *_evidence(shown)))
+        pictures.append(overlay(shown.original, *smoothed(shown.evidence)))
     for axes, title, picture in zip(row, titles, pictures, strict=True):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
         axes.set_title(plain(title), fontsize=7, pad=2)
@@ -170,13 +176,6 @@ def _draw_row(row: Sequence[Axes], shown: Counterfactual) -> None:
         row[0].annotate(
             plain(shown.caption), (0, 1), (0, 12), "axes fraction", "offset points", fontsize=7
         )
-
-
-def _evidence(shown: Counterfactual) -> tuple[PixelMap, float]:
-    """Return the evidence as it is drawn, all parts in one and smoothed, and its largest value."""
-    assert shown.evidence is not None
-    values = _blurred(shown.evidence.sum(axis=-1))
-    return values, float(np.abs(values).max())
 
 
 def _blurred(values: PixelMap) -> PixelMap:

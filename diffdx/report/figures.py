@@ -3,56 +3,16 @@
 Figures carry no statistics in words: those stand in the tables, which quote `summary.json`.
 """
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from diffdx.evaluation import StoredPredictions, by_trials, true_share_by_logsnr
 from diffdx.evaluation.predictions import BASELINE
-from diffdx.metrics import roc_curve
-from diffdx.uncertainty import selective_accuracy, vote_entropy
+from diffdx.uncertainty import vote_entropy
 
 # Okabe and Ito's palette: told apart under the common colour-vision deficiencies and in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-_RULE_NAMES = {
-    "vote": "vote",
-    "mean_v": "mean, v error",
-    "mean_eps": "mean, eps error",
-    "mean_x": "mean, x error",
-    "weighted": "weighted by log-SNR",
-    "softmax": "softmax",
-}
-
-
-def roc_figure(stored: StoredPredictions) -> Figure:
-    """Draw the receiver operating characteristic of each rule, with its own decision as a dot.
-
-    With more than two classes and no positive one: one curve per class against the rest, by the
-    run's own rule.
-    """
-    figure, (axes,) = panels(1, width=4.6, height=4.4)
-    y = stored.labels
-    if stored.positive is None:
-        curves = [(stored.rule, k, name) for k, name in enumerate(stored.classes)]
-    else:
-        curves = [
-            (rule, stored.positive, _RULE_NAMES[rule]) for rule in stored.rules or [stored.rule]
-        ]
-    for (rule, k, name), colour in zip(curves, _cycle(len(curves)), strict=True):
-        made = stored.decide(rule)
-        fpr, tpr = roc_curve(y == k, made.scores[:, k])
-        axes.plot(fpr, tpr, color=colour, label=plain(name), lw=1.8)
-        axes.plot(
-            np.mean(made.y_hat[y != k] == k),
-            np.mean(made.y_hat[y == k] == k),
-            "o",
-            color=colour,
-            ms=6,
-        )
-    axes.plot([0, 1], [0, 1], color="0.7", lw=1, ls=":")
-    axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
-    axes.legend(frameon=False, loc="lower right")
-    return figure
+_RULE_NAMES = {"vote": "vote", "mean_v": "mean v error"}
 
 
 def share_figure(stored: StoredPredictions) -> Figure:
@@ -74,49 +34,36 @@ def share_figure(stored: StoredPredictions) -> Figure:
         )
     of = "the labelled class" if stored.positive is None else stored.classes[stored.positive]
     axes.set(xlabel=plain(f"{_share_name(stored)} of {of}"), ylabel="images")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper center")
     return figure
 
 
 def trials_figure(stored: StoredPredictions) -> Figure:
     """Draw accuracy and AUROC against trials, by vote and by mean v error (paper Fig. 2)."""
-    figure, (left, right) = panels(2)
-    for rule, colour in zip(("vote", "mean_v"), COLOURS, strict=False):
+    figure, (axes,) = panels(1)
+    for (rule, name), colour in zip(_RULE_NAMES.items(), COLOURS, strict=False):
         counts, accuracies, areas = by_trials(stored, rule)
-        left.semilogx(counts, accuracies, color=colour, marker=".", label=_RULE_NAMES[rule])
-        right.semilogx(counts, areas, color=colour, marker=".", label=_RULE_NAMES[rule])
-    left.set(xlabel="trials per image", ylabel="accuracy")
-    right.set(xlabel="trials per image", ylabel="AUROC")
-    left.legend(frameon=False)
+        axes.semilogx(counts, accuracies, color=colour, marker=".", label=f"accuracy, {name}")
+        axes.semilogx(counts, areas, color=colour, ls="--", label=f"AUROC, {name}")
+    axes.set(xlabel="trials per image", ylabel="accuracy, AUROC")
+    axes.legend(frameon=False, loc="lower right")
     return figure
 
 
-def uncertainty_figure(stored: StoredPredictions) -> Figure:
-    """Draw accuracy as uncertain images are taken out (paper Fig. 3, 8), and entropies (Fig. 9).
-
-    By the entropy of the vote or softmax; and, where images have probabilities, by the largest of
-    them.
-    """
-    figure, (left, right) = panels(2)
+def entropy_figure(stored: StoredPredictions) -> Figure:
+    """Draw the entropies of right and of wrong predictions (paper Fig. 9)."""
+    figure, (axes,) = panels(1)
     correct = stored.own.y_hat == stored.labels
     entropy = vote_entropy(stored.shares)
-    of = f"entropy of the {_share_name(stored)}"
-    orders = {f"{_RULE_NAMES[stored.rule]}, by the {of}": (correct, entropy)}
-    if stored.calibration is not None:
-        prob = stored.probabilities
-        orders["calibrated probability"] = (
-            prob.argmax(axis=1) == stored.labels,
-            1 - prob.max(axis=1),
-        )
-    for (name, order), colour in zip(orders.items(), COLOURS, strict=False):
-        curve = selective_accuracy(*order)
-        # The last few images are too few for an accuracy; their swings would set the scale.
-        shown = curve.removed <= 1 - min(1.0, 10 / len(correct))
-        left.plot(curve.removed[shown], curve.accuracy[shown], color=colour, label=name)
-    left.set(xlabel="fraction filtered out, most uncertain first", ylabel="accuracy of the rest")
-    left.legend(frameon=False)
-    right.boxplot([entropy[correct], entropy[~correct]], tick_labels=["right", "wrong"], widths=0.5)
-    right.set(ylabel=f"{of} (bits)")
+    of = "entropy of the softmax" if stored.kind == BASELINE else "entropy of the votes"
+    axes.boxplot(
+        [entropy[correct], entropy[~correct]],
+        tick_labels=["right", "wrong"],
+        widths=0.5,
+        medianprops={"color": COLOURS[0], "lw": 2},
+        flierprops={"marker": ".", "ms": 3, "markeredgecolor": "0.5"},
+    )
+    axes.set(ylabel=f"{of} (bits)")
     return figure
 
 
@@ -138,7 +85,7 @@ def logsnr_figure(stored: StoredPredictions) -> Figure:
         ylabel="share of right votes",
         ylim=(0, 1.02),
     )
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center")
     return figure
 
 
@@ -146,7 +93,7 @@ def _share_name(stored: StoredPredictions) -> str:
     return "softmax" if stored.kind == BASELINE else "vote share"
 
 
-def panels(count: int, *, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+def panels(count: int, *, width: float = 3.9, height: float = 3.0) -> tuple[Figure, list[Axes]]:
     """Return a figure outside pyplot, so that drawing leaves no global state, and its panels.
 
     Args:
@@ -158,6 +105,8 @@ def panels(count: int, *, width: float = 4.6, height: float = 3.4) -> tuple[Figu
     columns = [figure.add_subplot(1, count, i + 1) for i in range(count)]
     for axes in columns:
         axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color("0.7")
+        axes.tick_params(color="0.7")
     return figure, columns
 
 

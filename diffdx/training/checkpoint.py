@@ -28,6 +28,7 @@ from diffdx.errors import CheckpointError
 STATE_FILE = "training.safetensors"
 PROGRESS_FILE = "training.json"
 MANIFEST_FILE = "manifest.json"
+REPLACED = ".old"
 
 
 @runtime_checkable
@@ -89,10 +90,10 @@ def save_checkpoint(
             sync(path)
         manifest = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / MANIFEST_FILE, manifest)
-        # A run resumed at its last step saves that step again; the old folder stays until then.
-        replaced = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(replaced, ignore_errors=True)
         if folder.exists():
+            # A run resumed at its last step saves it again; until then the old folder counts.
+            replaced = folder.with_name(f".{folder.name}{REPLACED}")
+            shutil.rmtree(replaced, ignore_errors=True)
             os.replace(folder, replaced)
         os.replace(temporary, folder)
         sync(folder.parent)
@@ -143,12 +144,15 @@ def newest_whole(run: Path) -> Path:
     Raises:
         CheckpointError: if there is none.
     """
-    folders = sorted((run / "checkpoints").glob("step-*"), key=_step, reverse=True)
+    checkpoints = run / "checkpoints"
+    # At equal steps the replaced one comes last.
+    found = [*checkpoints.glob("step-*"), *checkpoints.glob(f".step-*{REPLACED}")]
+    folders = sorted(found, key=_step, reverse=True)
     for folder in folders:
         if _is_whole(folder):
             return folder
-    found = f"{len(folders)} checkpoints, all damaged" if folders else "no checkpoint"
-    raise CheckpointError(f"{run} has {found}; start again without --resume and with --overwrite")
+    there = f"{len(folders)} checkpoints, all damaged" if folders else "no checkpoint"
+    raise CheckpointError(f"{run} has {there}; start again without --resume and with --overwrite")
 
 
 def _is_whole(folder: Path) -> bool:
@@ -160,7 +164,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _step(folder: Path) -> int:
-    number = folder.name.removeprefix("step-")
+    number = folder.name.removeprefix(".").removesuffix(REPLACED).removeprefix("step-")
     return int(number) if number.isdigit() else -1
 
 
@@ -200,5 +204,8 @@ def _drop_unused(checkpoints: Path) -> None:
     for folder in checkpoints.glob("step-*"):
         if folder.resolve() not in used:
             shutil.rmtree(folder, ignore_errors=True)
-    for stale in checkpoints.glob(".step-*"):
-        shutil.rmtree(stale, ignore_errors=True)
+    for stale in checkpoints.glob(".*"):
+        if stale.is_symlink():
+            stale.unlink()
+        else:
+            shutil.rmtree(stale, ignore_errors=True)

@@ -20,6 +20,7 @@ from diffdx._typing import Labels
 from diffdx.backbones.model import DiffusionModel
 from diffdx.backbones.stable_diffusion.latents import LatentCoordinates
 from diffdx.config import AugmentConfig, RunConfig
+from diffdx.training import ranks
 from diffdx.training.fit import Trainer
 from diffdx.training.images import ImageTable
 
@@ -54,7 +55,8 @@ class LatentTrainer(Trainer):
 
     def _inputs(self, batch: Labels, generator: torch.Generator) -> Images:
         if self._latents is None:
-            self._latents = stored_latents(self.model, self.images, self.run, self.device)
+            with ranks.main_first():
+                self._latents = stored_latents(self.model, self.images, self.run, self.device)
         chance = 0.5 if self.config.train.augment.flip else 0.0
         flipped = (torch.rand(len(batch), generator=generator) < chance).long().numpy()
         return torch.from_numpy(self._latents[batch, flipped]).to(self.device)

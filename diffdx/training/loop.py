@@ -3,6 +3,7 @@
 Step s (from 0) is a function of the weights and of (seed, s) alone: the images, their
 augmentation and all else that is random come from generators seeded by them.
 So a checkpoint is (step, weights, average, optimiser), and a resumed run is bit-equal on the CPU.
+Several processes may share the work of a step, see `training.ranks`; the main one writes all files.
 """
 
 import json
@@ -19,8 +20,8 @@ import torch
 from torch import Tensor
 
 from diffdx._device import Precision, is_out_of_memory
-from diffdx._files import write_text
-from diffdx._interrupt import StopRequest
+from diffdx._files import write_json, write_text
+from diffdx._interrupt import Interrupted, StopRequest
 from diffdx._random import purpose_key
 from diffdx._tensors import ClassIds, Images
 from diffdx._typing import Labels
@@ -28,7 +29,8 @@ from diffdx.backbones.classifiers import Baseline
 from diffdx.backbones.model import DiffusionModel
 from diffdx.baseline_config import BaselineConfig
 from diffdx.config import RunConfig
-from diffdx.errors import TrainingError
+from diffdx.errors import ConfigError, TrainingError
+from diffdx.training import ranks
 from diffdx.training.batches import BatchOrder
 from diffdx.training.budget import Budget, learning_rate
 from diffdx.training.checkpoint import Progress, WeightAverage, load_checkpoint, save_checkpoint
@@ -77,8 +79,17 @@ class TrainingLoop(ABC, Generic[ModelT, ConfigT]):
         optimizer: torch.optim.Optimizer,
         ema: WeightAverage,
     ) -> None:
-        """Take a model that is on its device and in train mode; nothing is written yet."""
+        """Take a model that is on its device and in train mode; nothing is written yet.
+
+        Raises:
+            ConfigError: if there are more processes than images in a batch: some would be idle.
+        """
         train = config.train
+        if train.batch_size < ranks.size():
+            raise ConfigError(
+                f"train.batch_size {train.batch_size} cannot be divided over {ranks.size()} "
+                "processes; raise --batch-size or lower torchrun's --nproc_per_node"
+            )
         self.config = config
         self.run = run
         self.images = images
@@ -90,13 +101,15 @@ class TrainingLoop(ABC, Generic[ModelT, ConfigT]):
         self.budget = Budget.of(train)
         self.order = BatchOrder(images.labels, train.batch_size, config.seed, train.balanced)
         self.progress = Progress()
-        self.micro_batch = train.batch_size
+        self.micro_batch = -(-train.batch_size // ranks.size())
         self._bad_in_a_row = 0
         self._losses: list[float] = []
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint of the run folder."""
         self.progress = load_checkpoint(self.run, self.model, self.optimizer, self.ema)
+        if not ranks.is_main():
+            return
         metrics = self.run / "metrics.jsonl"
         lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
         # A kill leaves lines of steps that will be done again, and perhaps half a line.
@@ -122,6 +135,7 @@ class TrainingLoop(ABC, Generic[ModelT, ConfigT]):
             TrainingError: if loss or gradient stays non-finite; the last checkpoint is kept.
         """
         every = self.config.train
+        ranks.copy_from_main(list(self.model.state_dict().values()))
         while (fraction := self._fraction()) < 1:
             started = time.monotonic()
             loss = self.train_step(fraction)
@@ -129,9 +143,10 @@ class TrainingLoop(ABC, Generic[ModelT, ConfigT]):
             self._record(loss)
             step = self.progress.step
             on_step(StepReport(step, self._fraction(), loss, self._rate()))
-            if stop.signal_number is not None:
+            asked = self._agree(stop)
+            if asked is not None:
                 self._save(best=False)
-            stop.raise_if_made()
+                raise Interrupted(asked)
             at_end = self._fraction() >= 1
             if step % every.validate_every == 0 or at_end:
                 self._save(best=self._validate(validate))
@@ -142,6 +157,16 @@ class TrainingLoop(ABC, Generic[ModelT, ConfigT]):
         if self.progress.validated_step < self.progress.step:
             # A signal came at the last step: the run was saved, but not scored.
             self._save(best=self._validate(validate))
+
+    def _agree(self, stop: StopRequest) -> int | None:
+        """Set one time in all processes; return the signal that any of them got.
+
+        They go on and end together: the learning rate may depend on the time.
+        """
+        self.progress.seconds, number = ranks.largest(
+            self.progress.seconds, float(stop.signal_number or 0)
+        )
+        return int(number) or None
 
     def _fraction(self) -> float:
         return self.budget.fraction(self.progress.step, self.progress.seconds)
@@ -188,22 +213,35 @@ class TrainingLoop(ABC, Generic[ModelT, ConfigT]):
         """Draw what is random; return what a part of the batch adds to its mean loss."""
 
     def _accumulate(self, x: Images, y: ClassIds, generator: torch.Generator) -> float:
-        """Add the gradient of the batch's mean loss, in parts where memory is short; return it."""
+        """Add the gradient of the batch's mean loss, in parts where memory is short; return it.
+
+        All that is random is drawn for the whole batch, whichever rows this process works on.
+        """
         part_loss = self._losses_of(x, y, generator)
-        total, done = 0.0, 0
-        while done < len(x):
+        rows = ranks.share(len(x))
+        total, done = 0.0, rows.start
+        while done < rows.stop:
             try:
-                loss = part_loss(slice(done, done + self.micro_batch))
+                loss = part_loss(slice(done, min(done + self.micro_batch, rows.stop)))
                 torch.autograd.backward(loss)
             except (RuntimeError, MemoryError) as error:
                 self._halve(error)
                 # Gradients of the failed part may be half added: start the batch again.
                 self.optimizer.zero_grad(set_to_none=True)
-                total, done = 0.0, 0
+                total, done = 0.0, rows.start
                 continue
             total += loss.item()
             done += self.micro_batch
-        return total
+        return self._summed(total)
+
+    def _summed(self, loss: float) -> float:
+        """Add up gradients and loss over the processes; return the loss."""
+        if ranks.size() == 1:
+            return loss
+        whole = torch.tensor(loss, device=self.device)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        ranks.add_up([*gradients, whole])
+        return whole.item()
 
     def _halve(self, error: Exception) -> None:
         if not is_out_of_memory(error):
@@ -225,7 +263,8 @@ class TrainingLoop(ABC, Generic[ModelT, ConfigT]):
         if self._bad_in_a_row >= self.config.train.max_bad_steps:
             ids = [self.images.records[i].image_id for i in batch]
             dump = self.run / "bad_batch.json"
-            dump.write_text(json.dumps({"step": step + 1, "image_ids": ids}, indent=2))
+            if ranks.is_main():
+                write_json(dump, {"step": step + 1, "image_ids": ids})
             raise TrainingError(
                 f"loss or gradient was not finite {self._bad_in_a_row} steps in a row, up to step "
                 f"{step + 1}; the last batch is listed in {dump}. The last checkpoint is kept: "
@@ -258,9 +297,14 @@ class TrainingLoop(ABC, Generic[ModelT, ConfigT]):
         return True
 
     def _save(self, *, best: bool) -> None:
-        save_checkpoint(self.run, self.model, self.optimizer, self.ema, self.progress, best=best)
+        if ranks.is_main():
+            save_checkpoint(
+                self.run, self.model, self.optimizer, self.ema, self.progress, best=best
+            )
 
     def _write_metrics(self, values: dict[str, object]) -> None:
+        if not ranks.is_main():
+            return
         step = self.progress.step
         line = {
             "step": step,

@@ -10,6 +10,7 @@ import torch
 from diffdx.backbones.model import DiffusionModel
 from diffdx.config import RunConfig
 from diffdx.errors import ConfigError
+from diffdx.training import ranks
 from diffdx.training.card import model_card
 from diffdx.training.fit import Trainer
 from diffdx.training.images import ImageTable
@@ -72,5 +73,6 @@ def _validate(
         device=str(request.device),
         precision=request.precision,
     )
-    write_sample_grid(model, request.out / "samples" / f"step-{step}.png", request.precision)
+    if ranks.is_main():
+        write_sample_grid(model, request.out / "samples" / f"step-{step}.png", request.precision)
     return scores

@@ -12,7 +12,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -31,9 +31,10 @@ from diffdx.backbones.stored import CARD_FILE, find_checkpoint
 from diffdx.data.dataset import Dataset, Record
 from diffdx.data.splits import save_splits
 from diffdx.errors import CheckpointError, ConfigError
+from diffdx.training import ranks
 from diffdx.training.images import ImageTable, load_images
 from diffdx.training.loop import ConfigT, ModelT, StepReport, TrainingLoop
-from diffdx.training.same_run import check_same_run, steps_resumed_at
+from diffdx.training.same_run import check_same_run, resumption
 from diffdx.training.validation import validation_subset
 from diffdx.transforms.pixels import PixelSpec
 
@@ -120,7 +121,7 @@ def train_run(
         CheckpointError: if another process writes to the folder, or nothing can be resumed.
         Interrupted: after Ctrl-C or SIGTERM, with everything saved.
     """
-    with locked(request.out):
+    with locked(request.out) if ranks.is_main() else nullcontext():
         return _train(request, kind, display or Display())
 
 
@@ -153,14 +154,11 @@ def _train(
     trainer = kind.new_trainer(request, model, images)
     if request.resume:
         trainer.resume()
-        record["resumed_at_steps"] = [*steps_resumed_at(out), trainer.progress.step]
+        record |= resumption(out, record, trainer.progress.step)
         display.message(f"resumed at step {trainer.progress.step}")
-    # Only now: a forced resume that does not fit leaves the folder as it was.
-    write_text(out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    save_splits(request.splits, out / "splits.csv")
-    if request.audit is not None:
-        write_json(out / "audit.json", request.audit)
-    write_json(out / "run.json", record | {"status": "running"})
+    if ranks.is_main():
+        # Only now: a forced resume that does not fit leaves the folder as it was.
+        _write_start(request, record)
 
     def validate(current: ModelT) -> dict[str, float]:
         step = trainer.progress.step
@@ -177,10 +175,22 @@ def _train(
         status = "interrupted"
         raise
     finally:
-        record |= _outcome(trainer, status)
-        write_json(out / "run.json", record)
-    write_text(out / "model_card.md", kind.model_card(record, config))
+        if ranks.is_main():
+            record |= _outcome(trainer, status)
+            write_json(out / "run.json", record)
+    if ranks.is_main():
+        write_text(out / "model_card.md", kind.model_card(record, config))
     return record
+
+
+def _write_start(request: RunRequest[ConfigT, ModelT], record: dict[str, Any]) -> None:
+    """Write what is known of the run before its first step."""
+    out, config = request.out, request.config.model_dump(mode="json")
+    write_text(out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    save_splits(request.splits, out / "splits.csv")
+    if request.audit is not None:
+        write_json(out / "audit.json", request.audit)
+    write_json(out / "run.json", record | {"status": "running"})
 
 
 def _load_roles(
@@ -227,7 +237,7 @@ def _new_record(
         "device": str(request.device),
         "precision": request.precision,
         "threads": torch.get_num_threads(),
-        "world_size": 1,
+        "world_size": ranks.size(),
         "seed": request.config.seed,
         "arguments": request.arguments,
         "classes": list(request.dataset.classes),

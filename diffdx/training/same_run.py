@@ -13,8 +13,10 @@ from diffdx.config import RunConfig, validate_config
 from diffdx.data.splits import load_splits
 from diffdx.errors import CheckpointError, ConfigError, DataError
 
-IDENTITY = ("classes", "data_fingerprint", "world_size")
+IDENTITY = ("classes", "data_fingerprint")
 """Entries of run.json that a resumed run must share."""
+MACHINE = ("world_size", "device", "precision", "threads")
+"""Entries that may differ; the weights are then not those of an uninterrupted run, bit by bit."""
 
 
 def check_same_run(
@@ -61,10 +63,27 @@ def check_same_run(
         )
 
 
-def steps_resumed_at(out: Path) -> list[int]:
-    """Return the steps at which a run has been resumed so far."""
-    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    return list(record.get("resumed_at_steps", []))
+def resumption(out: Path, record: dict[str, Any], step: int) -> dict[str, Any]:
+    """Return what run.json says of a run that goes on at this step, on this machine.
+
+    Args:
+        out: The run folder.
+        record: What run.json would say of it.
+        step: Where it goes on.
+    """
+    before = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    changes = [
+        f"{name} {before.get(name)} -> {record[name]}"
+        for name in MACHINE
+        if before.get(name) != record[name]
+    ]
+    old, new = (of.get("versions", {}).get("torch") for of in (before, record))
+    changes += [f"torch {old} -> {new}"] if old != new else []
+    notes = before.get("not_bit_exact", [])
+    return {
+        "resumed_at_steps": [*before.get("resumed_at_steps", []), step],
+        "not_bit_exact": [*notes, f"from step {step}: {', '.join(changes)}"] if changes else notes,
+    }
 
 
 def _roles_hash(splits: pd.DataFrame) -> str:

@@ -20,7 +20,9 @@ from diffdx._random import purpose_key
 from diffdx._tensors import ClassIds, Images
 from diffdx.backbones.classifiers import Baseline
 from diffdx.baseline_config import BaselineConfig
+from diffdx.errors import ConfigError
 from diffdx.metrics import accuracy, auroc, balanced_accuracy, f1
+from diffdx.training import ranks
 from diffdx.training.images import ImageTable
 from diffdx.training.loop import TrainingLoop
 from diffdx.transforms.supervised import augment_supervised
@@ -54,7 +56,13 @@ class SupervisedTrainer(TrainingLoop[Baseline, BaselineConfig]):
         device: torch.device,
         precision: Precision,
     ) -> None:
-        """Prepare the optimiser; nothing is written yet."""
+        """Prepare the optimiser; nothing is written yet.
+
+        Raises:
+            ConfigError: under several processes: batch norm would see a part of each batch only.
+        """
+        if ranks.size() > 1:
+            raise ConfigError("a baseline is trained by one process: start it without torchrun")
         train = config.train
         model = model.to(device).train()
         super().__init__(

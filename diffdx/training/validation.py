@@ -12,6 +12,7 @@ from diffdx.classification.denoising_errors import denoising_errors
 from diffdx.classification.rules import apply_rule
 from diffdx.metrics.decisions import accuracy, balanced_accuracy, f1
 from diffdx.metrics.ranking import auroc
+from diffdx.training import ranks
 from diffdx.training.images import ImageTable
 
 
@@ -42,11 +43,13 @@ def validate(
     """Return accuracy, balanced accuracy, F1 and AUROC of the vote, and AUROC of the mean v error.
 
     The positive class is the model's; with more than two classes F1 and AUROC are macro averages.
+    Processes that train together share the images.
     """
+    mine = ranks.share(len(images))
     results = denoising_errors(
         model.denoiser,
         model.schedule,
-        images.x(),
+        images.x(mine),
         TrialBank(seed=0, size=num_trials),
         num_trials=num_trials,
         encode=model.transform.encode,
@@ -54,7 +57,7 @@ def validate(
         device=device,
         precision=precision,
     )
-    kept = list(results)
+    kept = ranks.gathered(list(results))
     errors = np.stack([r.errors for r in kept])
     logsnr = np.stack([r.logsnr for r in kept])
     y = images.labels

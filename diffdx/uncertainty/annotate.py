@@ -41,7 +41,7 @@ from diffdx.uncertainty.calibration import (
 )
 from diffdx.uncertainty.calibrators import Probabilities
 from diffdx.uncertainty.conformal import set_texts
-from diffdx.uncertainty.deployment import find_deployment
+from diffdx.uncertainty.deployment import Deployment, find_deployment
 from diffdx.uncertainty.entropy import share_interval
 from diffdx.uncertainty.prevalence import parse_prevalence
 
@@ -70,7 +70,7 @@ def annotate(folder: Path, run: Path, *, prevalence: str | None = None) -> list[
     table = read_predictions(folder)
     classes = list(settings["classes"])
     table = table.drop(columns=[*_COLUMNS, *_prob_columns(classes)], errors="ignore")
-    why_not = _mismatch(stored, entry, settings, run)
+    why_not = mismatch(stored, entry, settings, run)
     if stored is None or entry is None or why_not:
         (folder / CALIBRATION_FILE).unlink(missing_ok=True)
         write_predictions(table, folder)
@@ -79,9 +79,7 @@ def annotate(folder: Path, run: Path, *, prevalence: str | None = None) -> list[
         shares = parse_prevalence(prevalence, classes, settings["positive"])
         entry = dataclasses.replace(entry, prevalence=shares)
     images = _read_images(folder, table, classes)
-    own = entry.probability.probabilities(images.errors, images.logsnr, images.softmax)
-    deployed, warnings = find_deployment(entry, own)
-    columns = _columns(entry, classes, settings, deployed.correct(own, entry.prior), images)
+    columns, deployed, warnings = calibrated_columns(entry, settings, images)
     columns["image_id"] = pd.array(images.image_ids, dtype="string")
     merged = table.merge(pd.DataFrame(columns), on="image_id", how="left", validate="one_to_one")
     write_predictions(_in_order(merged, classes), folder)
@@ -90,8 +88,8 @@ def annotate(folder: Path, run: Path, *, prevalence: str | None = None) -> list[
     return warnings
 
 
-class _Images(NamedTuple):
-    """What the model said of the images that did not fail."""
+class Judged(NamedTuple):
+    """What the model said of images that did not fail."""
 
     image_ids: list[str]
     errors: Errors
@@ -100,21 +98,28 @@ class _Images(NamedTuple):
     """Of a baseline, whose errors hold no trial."""
 
 
-def _read_images(folder: Path, table: pd.DataFrame, classes: list[str]) -> _Images:
+def _read_images(folder: Path, table: pd.DataFrame, classes: list[str]) -> Judged:
     scores = [f"score_{name}" for name in classes]
     if not set(scores) <= set(table):
         image_ids, errors, logsnr = read_errors(folder / ERRORS_FILE, classes)
-        return _Images(list(image_ids), errors, logsnr, None)
+        return Judged(list(image_ids), errors, logsnr, None)
     judged = table[table["status"] == "ok"]
     softmax = judged[scores].to_numpy(dtype=np.float64)
     nothing = np.empty((*softmax.shape, 0)), np.empty((len(judged), 0))
-    return _Images(judged["image_id"].tolist(), *nothing, softmax)
+    return Judged(judged["image_id"].tolist(), *nothing, softmax)
 
 
-def _mismatch(
+def mismatch(
     stored: CalibrationFile | None, entry: Calibration | None, settings: dict[str, Any], run: Path
 ) -> str:
-    """Why the run's calibration says nothing about these predictions; empty if it does."""
+    """Return why a run's calibration says nothing about predictions; empty if it does.
+
+    Args:
+        stored: The calibration.
+        entry: What `stored.find` returns for the settings.
+        settings: Content of `classify.json`.
+        run: Where the calibration lies; for the text.
+    """
     stop, trials = settings["stop"], settings["trials"]
     command = f"diffdx calibrate {run} DATA"
     if trials is not None:
@@ -139,13 +144,20 @@ def _mismatch(
     return ""
 
 
-def _columns(
-    entry: Calibration,
-    classes: list[str],
-    settings: dict[str, Any],
-    prob: Probabilities,
-    images: _Images,
-) -> dict[str, Any]:
+def calibrated_columns(
+    entry: Calibration, settings: dict[str, Any], images: Judged
+) -> tuple[dict[str, Any], Deployment, list[str]]:
+    """Return the columns at the head of this module, what they are corrected to, and warnings.
+
+    Args:
+        entry: Of the calibration that fits.
+        settings: Content of `classify.json`.
+        images: At least one.
+    """
+    classes = list(settings["classes"])
+    own = entry.probability.probabilities(images.errors, images.logsnr, images.softmax)
+    deployed, warnings = find_deployment(entry, own)
+    prob = deployed.correct(own, entry.prior)
     columns: dict[str, Any] = {name: prob[:, k] for k, name in enumerate(_prob_columns(classes))}
     foreign = None
     if images.softmax is None:
@@ -160,7 +172,7 @@ def _columns(
         columns["ood"] = foreign = entry.gate.unusual(columns["ood_p_value"])
     columns["set"] = pd.array(set_texts(entry.conformal.sets(share), classes), dtype="string")
     columns["triage"] = pd.array(entry.triage.decide(share, refer=foreign), dtype="string")
-    return columns
+    return columns, deployed, warnings
 
 
 def _share_bounds(

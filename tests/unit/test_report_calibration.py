@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffdx.evaluation import evaluate_predictions, read_predictions
-from diffdx.report import calibration_figures, figures, write_report
+from diffdx.report import calibration_figures, curve_figures, gather_facts, write_report
 from diffdx.uncertainty.annotate import annotate
 from diffdx.uncertainty.calibration import CalibrationFile
 from diffdx.uncertainty.fit import CalibrationImages, fit_calibration
@@ -43,12 +43,10 @@ def folder(predictions_folder: Make, mixed_labels: list[str], tmp_path: Path) ->
 
 def test_the_calibrated_numbers_are_those_of_the_summary(folder: Path) -> None:
     evaluate_predictions(folder, n_resamples=20)
-    page = write_report(folder).read_text(encoding="utf-8")
+    page = write_report(gather_facts([folder]), folder / "report.html").read_text(encoding="utf-8")
     found = json.loads((folder / "summary.json").read_text())["calibration"]
-    shown = {
-        tuple(json.loads(unescape(key))): unescape(text)
-        for key, text in re.findall(r'<span data-key="([^"]*)">([^<]*)</span>', page)
-    }
+    marked = re.findall(r'<span data-file="0/summary.json" data-key="([^"]*)">([^<]*)</span>', page)
+    shown = {tuple(json.loads(unescape(key))): unescape(text) for key, text in marked}
     for place, value in {
         ("ece",): found["ece"],
         ("brier", "low"): found["brier"]["low"],
@@ -56,11 +54,11 @@ def test_the_calibrated_numbers_are_those_of_the_summary(folder: Path) -> None:
         ("coverage", "per_class", "NORMAL"): found["coverage"]["per_class"]["NORMAL"],
         ("selective", "accuracy_at", "0.55"): found["selective"]["accuracy_at"]["0.55"],
         ("triage", "answered"): found["triage"]["answered"],
-        ("triage", "n", "refer"): found["triage"]["n"]["refer"],
+        **{("triage", "n", name): n for name, n in found["triage"]["n"].items() if n},
         ("ood", "flagged"): found["ood"]["flagged"],
     }.items():
         assert float(shown["calibration", *place]) == pytest.approx(value, abs=6e-4)
-    assert page.count("<figure") == 8
+    assert page.count("<svg") == 10
     assert "exchangeable" in page
     # A share of nobody is a dash, not a zero.
     if found["triage"]["ppv"] is None:
@@ -72,19 +70,20 @@ def test_without_calibration_its_sections_are_absent(
 ) -> None:
     plain = predictions_folder(mixed_labels)
     evaluate_predictions(plain, n_resamples=20)
-    page = write_report(plain).read_text(encoding="utf-8")
-    assert "Probabilities, sets and triage" not in page
+    page = write_report(gather_facts([plain]), plain / "report.html").read_text(encoding="utf-8")
+    assert "Probabilities</h2>" not in page
     assert "Net benefit" not in page
+    assert "A run that is not calibrated has no probabilities" in page
 
 
 def test_figures_draw_what_the_table_holds(folder: Path) -> None:
     stored = read_predictions(folder)
     p, y = stored.table["prob_PNEUMONIA"].to_numpy(), stored.labels
-    diagram, histogram = calibration_figures.reliability_figure(stored).axes
+    diagram, behind = calibration_figures.reliability_figure(stored).axes
     claimed, observed = diagram.lines[1].get_data()
     assert min(p) - 1e-12 <= min(claimed) <= max(claimed) <= max(p) + 1e-12
     assert all(0 <= share <= 1 for share in observed)
-    assert sum(bar.get_height() for bar in histogram.patches) == 120
+    assert sum(bar.get_height() for bar in behind.patches) == 120
 
     by_probability, everyone, nobody = calibration_figures.decision_figure(stored).axes[0].lines
     t = by_probability.get_xdata()
@@ -103,9 +102,9 @@ def test_figures_draw_what_the_table_holds(folder: Path) -> None:
     expected, limit = gate.lines
     assert (expected.get_ydata()[0], limit.get_xdata()[0]) == (120 / 20, 0.05)
 
-    curves = figures.uncertainty_figure(stored).axes[0].lines
-    by_name = {line.get_label(): line.get_ydata()[0] for line in curves}
-    assert by_name["calibrated probability"] == pytest.approx(((p > 0.5) == (y == 1)).mean())
-    assert len(by_name) == 2
-    rules = [line.get_label() for line in figures.roc_figure(stored).axes[0].lines]
-    assert "weighted by log-SNR" in rules
+    curves = curve_figures.selective_figure({"one": stored}).axes[0].lines
+    all_answered = {line.get_label(): line.get_ydata()[0] for line in curves}
+    assert all_answered["by calibrated probability"] == pytest.approx(
+        ((p > 0.5) == (y == 1)).mean()
+    )
+    assert len(all_answered) == 2

@@ -1,0 +1,321 @@
+"""The fair comparison: diffusion classifiers against discriminative ones on equal budgets.
+
+    python benchmarks/fair.py --chest DATA --skin DATA --work FOLDER [--measure] [--parallel 2]
+                              [--minutes 8] [--seeds 0 1 2] [--only small/chest-xray/0 ...]
+                              [--trials 51] [--images 400] [--calib-images 200]
+
+Four networks (`small` UNet and `small-dit` as diffusion classifiers, ResNet-18, ViT-S), two sets,
+three seeds: 24 cells, all from random weights at 64 px, on the same splits, with the same
+augmentation of a set and a learning rate that falls to zero. Equal is the time of one core: a first
+stage (`--measure`, while nothing else runs) trains each network alone on one thread for a few steps
+and keeps its images a second in FOLDER/rates.json; from then on a cell's budget is a number of
+steps, so that what else the machine does changes nothing and a cut cell continues bit-equal.
+
+The calib images fit each model's probabilities; the test images are looked at once a cell, which
+test-looks.jsonl records. A cell that is finished is a line of results/fair/cells.jsonl, decisions
+and scores by image in the order of the set (no image is named), and is not repeated: a later
+session continues from these lines alone, without FOLDER. At the end, and with `--table` alone, they
+are pooled into results/fair/fair.json: each metric as the mean over the seeds with a 95% interval
+by patients and the spread between the seeds, and for each pair of networks the difference of the
+means, resampled the same way, with McNemar's and DeLong's tests of each seed. While FOLDER is
+there, the paper's Fig. 2 is drawn from the same errors into results/fair/fig2.pdf and .png.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+from fair_table import pool
+from log_look import LOG, log_with_commit
+
+from diffdx._files import write_json
+from diffdx.errors import DiffdxError
+from diffdx.evaluation import evaluate_predictions, read_predictions
+from diffdx.evaluation.matching import matched
+from diffdx.report.explanation_figures import write_figure
+from diffdx.report.paper_figures import trials_figure
+
+RESULTS = Path(__file__).parent / "results" / "fair"
+SIDE_PX, BATCH = 64, 32
+MEASURED_STEPS = 30
+NETWORKS = ("small", "small-dit", "resnet18", "vit_small")
+DIFFUSION = ("small", "small-dit")
+SETS = ("chest-xray", "isic-melanoma")
+FEW_CHECKS = ("--set=train.validate_every=250", "--set=train.validation_images=128")
+# The lesion has no up; the chest has, and the heart has a side.
+AUGMENTED = {
+    "chest-xray": ("rotate_degrees=7", "zoom=0.1", "shift=0.05", "flip=false"),
+    "isic-melanoma": ("rotate_degrees=7", "zoom=0.1", "shift=0.05", "flip=true"),
+}
+DISCRIMINATIVE = (
+    "learning_rate=0.0003",
+    "learning_rate_decay=cosine",
+    "warmup_steps=50",
+    "balanced=true",
+    "patience=null",
+    "augment.flip_vertical=false",
+    "augment.blur_sigma_px=null",
+)
+_written = Lock()
+
+
+class Cell(NamedTuple):
+    """One training."""
+
+    network: str
+    dataset: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As `--only` takes it."""
+        return "/".join(map(str, self))
+
+
+def diffdx(log: Path, core: int | None, *arguments: object) -> None:
+    """Run one command on one thread, its words in a file; fail with it."""
+    pinned = ["taskset", "-c", str(core)] if core is not None else []
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as words:
+        code = subprocess.run(
+            [*pinned, sys.executable, "-m", "diffdx", *map(str, arguments)],
+            stdout=words,
+            stderr=words,
+            env=os.environ | one_thread,
+            check=False,
+        ).returncode
+    # 3: some images could not be read, which the tables say.
+    if code not in (0, 3):
+        raise RuntimeError(f"{arguments[0]}: exit code {code}; see {log}")
+
+
+def training(cell: Cell, data: str, run: Path, steps: int, splits: Path) -> list[str]:
+    """Return the command that trains a cell."""
+    settings = [f"--set=train.augment.{value}" for value in AUGMENTED[cell.dataset]]
+    if cell.network in DIFFUSION:
+        network = ["train", data, "--preset", cell.network]
+    else:
+        network = ["baseline", data, "--model", cell.network]
+        settings += [f"--set=train.{value}" for value in DISCRIMINATIVE]
+    size = ["--image-size", str(SIDE_PX), "--batch-size", str(BATCH), "--seed", str(cell.seed)]
+    known = ["--splits", str(splits)] if splits.is_file() else []
+    return [
+        *(*network, "--out", str(run), *size, "--steps", str(steps), *known),
+        *(*FEW_CHECKS, *settings, "--device", "cpu", "--num-workers", "1", "--no-progress"),
+    ]
+
+
+def run_of(work: Path, cell: Cell) -> Path:
+    """Return the run folder of a cell."""
+    return work / cell.name.replace("/", "-")
+
+
+def train(cell: Cell, asked: argparse.Namespace, steps: int, core: int | None) -> Path:
+    """Train a cell, or continue it; return its run."""
+    run = run_of(asked.work, cell)
+    record, splits = run / "run.json", asked.work / f"{cell.dataset}-splits.csv"
+    if record.is_file() and json.loads(record.read_text("utf-8"))["status"] == "done":
+        return run
+    more = ["--resume"] if (run / "checkpoints" / "last").exists() else ["--overwrite"]
+    command = training(cell, asked.data[cell.dataset], run, steps, splits)
+    diffdx(asked.work / f"{run.name}.log", core, *command, *more)
+    with _written:
+        if not splits.is_file():
+            # Those of the first cell are everyone's: another seed is another training.
+            splits.write_bytes((run / "splits.csv").read_bytes())
+    return run
+
+
+def measure_rates(asked: argparse.Namespace) -> dict[str, float]:
+    """Return images a second of each network alone on each set, measured where it is not yet."""
+    file = asked.work / "rates.json"
+    rates = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    for network, dataset in itertools.product(NETWORKS, SETS):
+        key = f"{network}/{dataset}"
+        if key in rates:
+            continue
+        run, cell = asked.work / "measured" / key.replace("/", "-"), Cell(network, dataset, 0)
+        splits = asked.work / f"{dataset}-splits.csv"
+        command = training(cell, asked.data[dataset], run, asked.measured_steps, splits)
+        diffdx(asked.work / "measured.log", asked.core, *command, "--overwrite")
+        record = json.loads((run / "run.json").read_text("utf-8"))
+        rates[key] = record["images_seen"] / record["train_seconds"]
+        if not splits.is_file():
+            splits.write_bytes((run / "splits.csv").read_bytes())
+        write_json(file, rates)
+        print(f"{key}: {rates[key]:.1f} images/s", flush=True)
+    return dict(rates)
+
+
+def classify(cell: Cell, run: Path, asked: argparse.Namespace, core: int | None) -> dict[str, Any]:
+    """Classify calib and test images, calibrate in between; return the test's summary."""
+    log, data = asked.work / f"{run.name}.log", asked.data[cell.dataset]
+    trials = ["--trials", asked.trials] if cell.network in DIFFUSION else []
+    for split, limit in (("calib", asked.calib_images), ("test", asked.images)):
+        out = run / split
+        if not (out / "classify.json").is_file():
+            options = ["--split", split, "--limit", limit, "--device", "cpu", "--no-progress"]
+            diffdx(log, core, "classify", run, data, "--out", out, *options, *trials)
+        if split == "calib" and not (run / "calibration.json").is_file():
+            diffdx(log, core, "calibrate", run, out, *trials, "--device", "cpu")
+    return evaluate_predictions(run / "test")
+
+
+def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict[str, Any]:
+    """Return the line of a finished cell: what was done, what it cost, what it says of images."""
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    stored = read_predictions(run / "test").labelled()
+    order = np.argsort(stored.table["image_id"].to_numpy(dtype=str))
+    positive = stored.positive
+    assert positive is not None
+    patients = np.unique([stored.patients[i] for i in order], return_inverse=True)[1]
+    rules = ("vote", "mean_v", "mean_eps", "mean_x") if stored.rules else ("softmax",)
+    decided = {rule: stored.decide(rule) for rule in rules}
+    return {
+        **cell._asdict(),
+        "steps": record["steps"],
+        "images_per_second_alone": round(rate, 2),
+        "parameters": record["parameters"],
+        "model_sha256": record["model_sha256"],
+        "trials": summary["trials"],
+        "calls_per_image": summary["nfe"]["mean"],
+        "seconds_per_image": round(summary["seconds"] / summary["n"], 4),
+        "n": len(order),
+        "labels": (stored.labels[order] == positive).astype(int).tolist(),
+        "patients": patients.tolist(),
+        "prob": stored.probabilities[order, positive].round(4).tolist(),
+        "decisions": {
+            rule: {
+                "y_hat": (made.y_hat[order] == positive).astype(int).tolist(),
+                "score": [float(f"{s:.5g}") for s in made.scores[order, positive]],
+            }
+            for rule, made in decided.items()
+        },
+    }
+
+
+def make(cell: Cell, asked: argparse.Namespace, rates: dict[str, float], core: int | None) -> None:
+    """Make one cell and write its line."""
+    rate = rates[f"{cell.network}/{cell.dataset}"]
+    steps = asked.steps or max(1, round(60 * asked.minutes * rate / BATCH))
+    started = time.monotonic()
+    run = train(cell, asked, steps, core)
+    summary = classify(cell, run, asked, core)
+    line = line_of(cell, run, summary, rate)
+    with _written:
+        log_with_commit(f"fair.py: {cell.name}", summary, asked.looks)
+        with asked.cells.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        done = len(finished(asked.cells))
+        minutes = (time.monotonic() - started) / 60
+        print(f"{cell.name}: {minutes:.1f} minutes; {done} of {len(asked.all)} done", flush=True)
+
+
+def finished(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the lines of finished cells by name."""
+    if not file.is_file():
+        return {}
+    lines = map(json.loads, file.read_text("utf-8").splitlines())
+    return {Cell(line["network"], line["dataset"], line["seed"]).name: line for line in lines}
+
+
+def main() -> None:
+    """Measure, make the cells that are missing, pool."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--chest", help="The chest X-rays.")
+    parser.add_argument("--skin", help="isic2020:FOLDER of the melanomas.")
+    parser.add_argument("--work", type=Path, default=Path("runs/fair"))
+    parser.add_argument("--minutes", type=float, default=8, help="Of one core, for each training.")
+    parser.add_argument("--steps", type=int, help="In place of the minutes; for trying out.")
+    parser.add_argument("--measured-steps", type=int, default=MEASURED_STEPS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", help="Cells as NETWORK/SET/SEED.")
+    parser.add_argument("--trials", type=int, default=51)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--calib-images", type=int, default=200)
+    parser.add_argument("--parallel", type=int, default=1, help="Cells at once, each on a core.")
+    parser.add_argument("--core", type=int, help="Pin the only worker, and the measuring, to it.")
+    parser.add_argument("--measure", action="store_true", help="Measure the speeds, then stop.")
+    parser.add_argument("--table", action="store_true", help="Only pool what is there.")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--looks", type=Path, default=LOG)
+    asked = parser.parse_args()
+    asked.cells = asked.results / "cells.jsonl"
+    asked.data = dict(zip(SETS, (asked.chest, asked.skin), strict=True))
+    asked.results.mkdir(parents=True, exist_ok=True)
+    asked.all = [Cell(*one) for one in itertools.product(NETWORKS, SETS, asked.seeds)]
+    failed: list[str] = []
+    if not asked.table:
+        if not (asked.chest and asked.skin):
+            parser.error("--chest and --skin are needed to make cells")
+        rates = measure_rates(asked)
+        if asked.measure:
+            return
+        failed = make_all(asked, rates)
+    lines = list(finished(asked.cells).values())
+    if lines:
+        write_json(asked.results / "fair.json", pool(lines))
+        print(f"{len(lines)} of {len(asked.all)} done; {asked.results / 'fair.json'}")
+        draw_trials(asked)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}; the same command tries them again")
+
+
+def draw_trials(asked: argparse.Namespace) -> None:
+    """Draw the rules against the number of trials, mean of the seeds whose runs are still there."""
+    found = {}
+    for network, dataset in itertools.product(DIFFUSION, SETS):
+        runs = [
+            run_of(asked.work, c) for c in asked.all if (c.network, c.dataset) == (network, dataset)
+        ]
+        folders = [run / "test" for run in runs if (run / "test" / "summary.json").is_file()]
+        if folders:
+            found[network, dataset] = matched(folders)[0]
+    if found:
+        figure = trials_figure(found)
+        for suffix in ("pdf", "png"):
+            write_figure(asked.results / f"fig2.{suffix}", figure)
+
+
+def make_all(asked: argparse.Namespace, rates: dict[str, float]) -> list[str]:
+    """Make the missing cells, each worker on a core of its own; return those that failed."""
+    done = finished(asked.cells)
+    cells = [cell for cell in asked.all if not asked.only or cell.name in asked.only]
+    waiting = [cell for cell in cells if cell.name not in done]
+    # The first cell of a set makes the splits that its others take.
+    for dataset in SETS:
+        if not (asked.work / f"{dataset}-splits.csv").is_file():
+            raise SystemExit(f"{asked.work}: no splits of {dataset}; run with --measure first")
+    failed: list[str] = []
+    cores = [asked.core] if asked.parallel == 1 else list(range(asked.parallel))
+
+    def work(core: int | None) -> None:
+        while True:
+            with _written:
+                if not waiting:
+                    return
+                cell = waiting.pop(0)
+            try:
+                make(cell, asked, rates, core)
+            except (DiffdxError, RuntimeError) as error:
+                failed.append(cell.name)
+                print(f"{cell.name}: failed: {error}", flush=True)
+
+    with ThreadPoolExecutor(len(cores)) as pool_of_workers:
+        for result in [pool_of_workers.submit(work, core) for core in cores]:
+            result.result()
+    return failed
+
+
+if __name__ == "__main__":
+    main()

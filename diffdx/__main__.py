@@ -1,0 +1,5 @@
+"""`python -m diffdx`, as `torchrun` starts it: the same as the command `diffdx`."""
+
+from diffdx.cli.app import main
+
+main()

@@ -1,0 +1,72 @@
+"""The fair comparison's table: means over seeds, paired differences, from lines alone."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffdx.metrics import accuracy, auroc, mcnemar
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+fair_table = pytest.importorskip("fair_table")
+sys.path.pop(0)
+
+N = 60
+
+
+def line(network, seed, *, rules=("softmax",), skill=1.0, dataset="chest-xray"):
+    rng = np.random.default_rng([seed, len(network)])
+    labels = np.arange(N) % 2
+    score = labels * skill + rng.standard_normal(N)
+    made = {"y_hat": (score > skill / 2).astype(int).tolist(), "score": score.tolist()}
+    return {
+        "network": network, "dataset": dataset, "seed": seed, "steps": 9, "parameters": 5,
+        "calls_per_image": 1.0, "seconds_per_image": 0.1, "n": N, "labels": labels.tolist(),
+        "patients": (np.arange(N) // 2).tolist(), "prob": (1 / (1 + np.exp(-score))).tolist(),
+        "decisions": dict.fromkeys(rules, made),
+    }  # fmt: skip
+
+
+def test_a_row_is_the_mean_over_the_seeds():
+    lines = [line("resnet18", seed) for seed in (0, 1, 2)]
+    (row,) = fair_table.pool(lines, n_resamples=100)["sets"]["chest-xray"]["rows"]
+    y = np.array(lines[0]["labels"])
+    by_seed = [accuracy(y, np.array(c["decisions"]["softmax"]["y_hat"])) for c in lines]
+    assert row["accuracy"]["value"] == pytest.approx(np.mean(by_seed))
+    assert row["accuracy"]["spread"] == pytest.approx(np.std(by_seed))
+    assert row["accuracy"]["low"] < row["accuracy"]["value"] < row["accuracy"]["high"]
+    scores = np.array(lines[0]["decisions"]["softmax"]["score"])
+    alone = fair_table.pool(lines[:1], n_resamples=100)["sets"]["chest-xray"]["rows"][0]["auroc"]
+    assert alone["value"] == pytest.approx(auroc(y, np.stack([-scores, scores], 1), positive=1))
+    assert row["seeds"] == [0, 1, 2]
+
+
+def test_a_model_does_not_differ_from_itself():
+    lines = [line("small", seed, rules=("vote", "mean_v", "mean_x")) for seed in (0, 1)]
+    found = fair_table.pool(lines, n_resamples=100)["sets"]["chest-xray"]
+    assert [row["rule"] for row in found["rows"]] == ["vote", "mean_v", "mean_x"]
+    (pair,) = found["pairs"]
+    assert (pair["a"], pair["b"]) == ("small, vote", "small, mean_v")
+    for difference in pair["differences"].values():
+        assert difference == {"value": 0, "low": 0, "high": 0}
+    assert [test["mcnemar"]["p_value"] for test in pair["tests"]] == [1, 1]
+    assert pair["tests"][0]["delong_p"] is None, "no difference has no standard error"
+
+
+def test_pairs_are_tested_on_the_same_seed():
+    strong = [line("resnet18", seed, skill=3.0) for seed in (0, 1)]
+    weak = [line("vit_small", 1, skill=0.0)]
+    (pair,) = fair_table.pool([*strong, *weak], n_resamples=100)["sets"]["chest-xray"]["pairs"]
+    assert [test["seed"] for test in pair["tests"]] == [1]
+    y = np.array(weak[0]["labels"])
+    right = [np.array(c["decisions"]["softmax"]["y_hat"]) == y for c in (strong[1], weak[0])]
+    assert pair["tests"][0]["mcnemar"] == vars(mcnemar(*right))
+    # Skill 3 against none: AUROC .98 against .5; the difference is far from 0 by any interval.
+    assert pair["differences"]["auroc"]["low"] > 0.2
+
+
+def test_cells_of_other_images_are_refused():
+    other = line("vit_small", 0) | {"patients": list(range(N))}
+    with pytest.raises(ValueError, match="hold other images"):
+        fair_table.pool([line("resnet18", 0), other])
