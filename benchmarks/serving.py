@@ -5,8 +5,9 @@
 RUN is a run folder; without one, a small random network is made. A real server is started on
 127.0.0.1, and asked by clients of the addresses 127.0.0.1 to 127.0.0.8:
 
-    uploads    64 at once, half of them from one client, in rounds: statuses, 95th percentile of the answers' time, memory of all
-               the server's processes after each round (flat: it is the same)
+    uploads    64 at once, half of them from one client, in rounds: statuses, 95th percentile of the
+               answers' time, memory of all the server's processes after each round (flat: it is the
+               same)
     endless    a chunked upload that would be 10 GB: how much was sent before it was refused
     killed     the model's process killed in the middle of a job: the job fails, the next is done
     fuzzed     schemathesis on every route, a bounded number of examples: what it objects to
