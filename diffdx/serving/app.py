@@ -124,7 +124,7 @@ def _methods(path: str) -> str:
         one for one in (*api.router.routes, *pages.router.routes) if isinstance(one, APIRoute)
     ]
     fitting = [one for one in routes if one.path_regex.match(path)]
-    return ", ".join(sorted({method for one in fitting for method in one.methods}))
+    return ", ".join(sorted({method for one in fitting for method in one.methods or ()}))
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
