@@ -33,13 +33,15 @@ ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "ray-engine.json"
 FILES = ("errors.parquet", "predictions.parquet", "predictions.csv")
 PROGRAM = "from diffdx.cli.app import main; main()"
+# So that there is a half-way with few images.
+SMALL_BLOCKS = "from diffdx.classification import ray_engine as r; r.CALLS_PER_BLOCK = 2048; "
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
+def start(arguments: list[str], program: str = PROGRAM) -> subprocess.Popen[str]:
     """Start a `diffdx` command."""
     threads = {"OMP_NUM_THREADS": str(os.cpu_count()), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
+        [sys.executable, "-c", program, *arguments],
         cwd=ROOT,
         env=os.environ | threads,
         stdout=subprocess.DEVNULL,
@@ -87,13 +89,16 @@ def workers_of(process: int) -> list[int]:
 
 def killed(arguments: list[str], out: Path, number_of_parts: int) -> dict[str, Any]:
     """Kill a worker after a third of the parts and the driver after two thirds; start again."""
-    first = start(arguments)
-    while parts(out) < number_of_parts // 3 and first.poll() is None:
-        time.sleep(0.02)
-    victim = workers_of(first.pid)[0]
-    os.kill(victim, signal.SIGKILL)
-    while parts(out) < 2 * number_of_parts // 3 and first.poll() is None:
-        time.sleep(0.02)
+    first = start(arguments, SMALL_BLOCKS + PROGRAM)
+
+    def wait_for(number: int) -> None:
+        while parts(out) < number:
+            assert first.poll() is None, "too short a job: give more images or trials"
+            time.sleep(0.02)
+
+    wait_for(number_of_parts // 3)
+    os.kill(workers_of(first.pid)[0], signal.SIGKILL)
+    wait_for(2 * number_of_parts // 3)
     first.kill()
     first.wait()
     kept = parts(out)

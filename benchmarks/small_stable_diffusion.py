@@ -6,9 +6,9 @@
 
 Five stages, each kept in FOLDER and not repeated, so the command continues where it was cut:
 
-    vae      an autoencoder learns to draw dermoscopy: mean |x - x'| + 1e-6 KL
+    start    a pipeline in diffusers' format whose autoencoder has learned to draw dermoscopy
     learned  the network learns lesions from captions, behind a text encoder that stays as it is
-    base     both are saved as a pipeline in diffusers' format: the checkpoint of what follows
+    base     the pipeline with that network: the checkpoint of what follows
     zero     that checkpoint is asked about chest X-rays in words it never saw (--steps 0)
     tuned    it is fine-tuned on captioned chest X-rays and asked again
 
@@ -19,34 +19,18 @@ before and after, whatever they are, and whether the two AUROCs' intervals are a
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 from recipes import diffdx
-from small_pipeline import Size, new_vae, random_pipeline
 
-from diffdx._device import resolve_device
-from diffdx.backbones.model import DiffusionModel
 from diffdx.data import open_dataset
-from diffdx.data.splits import make_splits
-from diffdx.training.images import load_images
-from diffdx.transforms.pixels import PixelSpec
+from diffdx.paper.prepare import SMALL, learned_pipeline, small_pipeline
+from diffdx.paper.scales import SIDE_PX
+from diffdx.paper.small_pipeline import Size
 
 RESULT = Path(__file__).parent / "results" / "small_stable_diffusion.json"
-SIDE = 64
-SMALL = Size(
-    unet=(64, 128, 192),
-    vae=(32, 64, 64),
-    text_width=128,
-    text_layers=4,
-    latent_side=SIDE // 4,
-    norm_groups=16,
-    head_dim=4,
-)
 LESIONS = {
     "nv": "a melanocytic naevus",
     "bkl": "a benign keratosis",
@@ -60,52 +44,12 @@ CHEST = {
     "NORMAL": "a frontal chest xray of a healthy patient",
     "PNEUMONIA": "a frontal chest xray of a sick patient with pneumonia",
 }
-KL_WEIGHT = 1e-6
 
 
 def write_prompts(file: Path, prompts: dict[str, str]) -> Path:
     """Write the prompts file that `finetune` reads."""
     file.write_text(yaml.safe_dump(prompts), encoding="utf-8")
     return file
-
-
-def train_vae(folder: Path, data: str, steps: int, size: Size, side: int) -> None:
-    """Train an autoencoder, or continue it, and save it with the scale of its latents."""
-    device = resolve_device("auto")
-    torch.manual_seed(0)
-    vae, done = new_vae(size).to(device), trained_steps(folder)
-    if done:
-        vae = vae.from_pretrained(folder, low_cpu_mem_usage=False).to(device).train()
-    dataset = open_dataset(data)
-    frame = make_splits(dataset, seed=0)
-    ids = frame.image_id[frame.role == "train"].tolist()
-    table = load_images(
-        dataset, dataset.select(ids).records, PixelSpec(side, 3, "squash"), num_workers=2
-    )
-    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3)
-    for step in range(done + 1, steps + 1):
-        rng = np.random.default_rng(step)
-        x = table.x(rng.integers(0, len(table), 16)).to(device)
-        latents = vae.encode(x).latent_dist
-        loss = (vae.decode(latents.sample()).sample - x).abs().mean()
-        loss = loss + KL_WEIGHT * latents.kl().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        if step % 100 == 0 or step == steps:
-            with torch.no_grad():
-                z = vae.eval().encode(table.x(slice(0, 256)).to(device)).latent_dist.mean
-            vae.train().register_to_config(scaling_factor=float(1 / z.std()))
-            vae.save_pretrained(folder)
-            (folder / "steps.json").write_text(json.dumps(step), encoding="utf-8")
-            print(f"autoencoder: step {step}, loss {loss.item():.4f}", flush=True)
-
-
-def trained_steps(folder: Path) -> int:
-    """Return the steps that an autoencoder has been trained."""
-    file = folder / "steps.json"
-    return int(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else 0
 
 
 def finetuned(
@@ -124,12 +68,6 @@ def finetuned(
     diffdx("finetune", data, "--out", run, *options, *settings, "--steps", steps, "--no-progress")
 
 
-def save_base(folder: Path, start: Path, learned: Path) -> None:
-    """Save the pipeline with the network that a run has learned."""
-    shutil.copytree(start, folder, dirs_exist_ok=True)
-    DiffusionModel.load(learned).denoiser.unet.save_pretrained(folder / "unet")
-
-
 def asked(run: Path, data: str, split: str, images: int, trials: int) -> dict[str, Any]:
     """Return the scores of a run's predictions."""
     out = run / f"{split}-{trials}"
@@ -143,7 +81,9 @@ def asked(run: Path, data: str, split: str, images: int, trials: int) -> dict[st
     return {"steps": record["steps"], "n": summary["n"], "scores": scores}
 
 
-def run_all(asked_for: argparse.Namespace, size: Size = SMALL, side: int = SIDE) -> dict[str, Any]:
+def run_all(
+    asked_for: argparse.Namespace, size: Size = SMALL, side: int = SIDE_PX
+) -> dict[str, Any]:
     """Do the stages that are missing; return the result."""
     work: Path = asked_for.work
     work.mkdir(parents=True, exist_ok=True)
@@ -155,15 +95,12 @@ def run_all(asked_for: argparse.Namespace, size: Size = SMALL, side: int = SIDE)
         },
     )
     chest = write_prompts(work / "chest.yaml", CHEST)
-    vae, start, learned, base = (work / name for name in ("vae", "start", "learned", "base"))
-    if trained_steps(vae) < asked_for.vae_steps:
-        train_vae(vae, asked_for.dermoscopy, asked_for.vae_steps, size, side)
+    start, learned, base = (work / name for name in ("start", "learned", "base"))
     if not (start / "model_index.json").is_file():
-        random_pipeline(start, size)
-        shutil.copytree(vae, start / "vae", dirs_exist_ok=True)
+        small_pipeline(start, asked_for.dermoscopy, [lesions], asked_for.vae_steps, size)
     finetuned(learned, asked_for.dermoscopy, start, lesions, side, asked_for.base_steps)
     if not (base / "model_index.json").is_file():
-        save_base(base, start, learned)
+        learned_pipeline(base, str(start), learned)
     lora = ["--lora"] if asked_for.lora else []
     finetuned(work / "zero", asked_for.chest, base, chest, side, 0)
     finetuned(work / "tuned", asked_for.chest, base, chest, side, asked_for.tune_steps, *lora)

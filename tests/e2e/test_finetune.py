@@ -1,10 +1,7 @@
 """`diffdx finetune` on a tiny pipeline with random weights: zero-shot, trained, resumed, used."""
 
-import importlib.util
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +13,7 @@ from diffdx.cli.app import app
 
 pytest.importorskip("transformers", reason="the extra 'sd' is not installed")
 pytest.importorskip("peft", reason="the extra 'sd' is not installed")
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+small_pipeline = pytest.importorskip("diffdx.paper.small_pipeline")
 DATA = "phantoms:chest?n=42&size=28"
 OPTIONS = [
     "--image-size=16",
@@ -38,14 +35,8 @@ def invoke(*arguments):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location(
-        "small_pipeline", BENCHMARKS / "small_pipeline.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["small_pipeline"] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("base") / "tiny"
-    module.random_pipeline(folder)
+    small_pipeline.random_pipeline(folder)
     (folder.parent / "prompts.yaml").write_text(
         "NORMAL: a healthy chest\nOPACITY: [a sick chest, a chest with opacity]\n"
     )

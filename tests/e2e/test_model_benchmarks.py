@@ -65,7 +65,8 @@ def test_a_small_stable_diffusion_is_made_asked_and_tuned(tmp_path, monkeypatch,
     pytest.importorskip("transformers", reason="the extra 'sd' is not installed")
     import recipes
     import small_stable_diffusion as small
-    from small_pipeline import Size
+
+    from diffdx.paper.small_pipeline import Size
 
     monkeypatch.setattr(small, "diffdx", recipes.diffdx)
     monkeypatch.setattr(small, "CHEST", {"NORMAL": "a healthy chest", "OPACITY": "a sick chest"})

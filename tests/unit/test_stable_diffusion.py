@@ -1,8 +1,6 @@
 """Stable Diffusion as a `DiffusionModel`: diffusers' own numbers, its levels, its prompts."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,25 +19,15 @@ from diffdx.diffusion.process import diffuse, v_from_eps, v_target
 from diffdx.errors import CheckpointError, ConfigError
 
 pytest.importorskip("transformers", reason="the extra 'sd' is not installed")
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+small_pipeline = pytest.importorskip("diffdx.paper.small_pipeline")
 CLASSES = ("NORMAL", "PNEUMONIA")
 PROMPTS = {"NORMAL": ("a healthy chest",), "PNEUMONIA": ("a sick chest", "a chest with pneumonia")}
-
-
-def small_pipeline():
-    spec = importlib.util.spec_from_file_location(
-        "small_pipeline", BENCHMARKS / "small_pipeline.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["small_pipeline"] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base") / "tiny"
-    small_pipeline().random_pipeline(folder)
+    small_pipeline.random_pipeline(folder)
     return folder
 
 
@@ -93,7 +81,7 @@ def test_levels_are_the_schedulers(model, reference):
 @torch.no_grad()
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_call_is_the_unets_own_turned_into_v(tmp_path, prediction):
-    small_pipeline().random_pipeline(tmp_path / "tiny", prediction=prediction)
+    small_pipeline.random_pipeline(tmp_path / "tiny", prediction=prediction)
     model = adopted(tmp_path / "tiny")
     steps, y = torch.tensor([3, 500, 990]), torch.tensor([0, 1, 2])
     logsnr = model.schedule.levels[steps].float()
@@ -299,8 +287,7 @@ def test_a_file_of_a_hundred_thousand_tensors_is_refused_by_its_number(damaged):
 def test_a_text_encoder_of_another_width_is_refused(damaged, tmp_path):
     import shutil
 
-    module = small_pipeline()
-    module.random_pipeline(tmp_path / "wide", module.Size(text_width=32))
+    small_pipeline.random_pipeline(tmp_path / "wide", small_pipeline.Size(text_width=32))
     shutil.rmtree(damaged / "text_encoder")
     shutil.copytree(tmp_path / "wide" / "text_encoder", damaged / "text_encoder")
     with pytest.raises(CheckpointError, match="gives 32 numbers a token, unet attends to 16"):
