@@ -189,12 +189,41 @@ class ModelConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random changes of a training image; each is uniform within plus or minus its value."""
+    """Random changes of a training image; a uniform number within plus or minus a value each.
+
+    Of zoom, gamma and contrast it is the logarithm that is uniform.
+    """
 
     rotate_degrees: float = Field(7.0, ge=0)
     zoom: float = Field(0.1, ge=0, lt=1)
     shift: float = Field(0.05, ge=0, lt=1)
+    """Largest, as a fraction of the side."""
     flip: bool = False
+    flip_vertical: bool = False
+    blur_sigma_px: tuple[float, float] | None = None
+    """Range of the Gaussian's standard deviation in a kernel of 5 px; None does not blur."""
+    gamma: float = Field(1.0, ge=1)
+    """Largest power that brightness in [0, 1] is raised to; 1 leaves it."""
+    contrast: float = Field(1.0, ge=1)
+    """Largest factor of the distance from mid-grey; 1 leaves it."""
+
+    @model_validator(mode="after")
+    def _check_blur(self) -> "AugmentConfig":
+        sigma = self.blur_sigma_px
+        if sigma is not None and not 0 < sigma[0] <= sigma[1]:
+            raise ValueError("blur_sigma_px must be two ascending numbers above 0")
+        return self
+
+    @property
+    def resamples(self) -> bool:
+        """Whether pixels are taken from between pixels."""
+        return bool(self.rotate_degrees or self.zoom or self.shift)
+
+    @property
+    def only_flips(self) -> bool:
+        """Whether an image stays as it is, or is mirrored left to right."""
+        plain = self.blur_sigma_px is None and self.gamma == self.contrast == 1
+        return plain and not (self.resamples or self.flip_vertical)
 
 
 class EMAConfig(Section):

@@ -32,8 +32,7 @@ LatentTable = Float[np.ndarray, "N 2 C h w"]
 def trainer_of(model: DiffusionModel, augment: AugmentConfig) -> type[Trainer]:
     """Return the trainer for a model: one on stored latents where the augmentation allows it."""
     latent = isinstance(model.transform, LatentCoordinates)
-    still = augment.rotate_degrees == augment.zoom == augment.shift == 0
-    return LatentTrainer if latent and still else Trainer
+    return LatentTrainer if latent and augment.only_flips else Trainer
 
 
 class LatentTrainer(Trainer):

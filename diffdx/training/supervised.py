@@ -25,7 +25,7 @@ from diffdx.metrics import accuracy, auroc, balanced_accuracy, f1
 from diffdx.training import ranks
 from diffdx.training.images import ImageTable
 from diffdx.training.loop import TrainingLoop
-from diffdx.transforms.supervised import augment_supervised
+from diffdx.transforms.augment import augment
 
 
 class CurrentWeights:
@@ -92,7 +92,7 @@ class SupervisedTrainer(TrainingLoop[Baseline, BaselineConfig]):
         return super()._fraction()
 
     def _augmented(self, x: Images, generator: torch.Generator) -> Images:
-        return augment_supervised(x, self.config.train.augment, generator)
+        return augment(x, self.config.train.augment, generator)
 
     def _losses_of(
         self, x: Images, y: ClassIds, generator: torch.Generator

@@ -1,18 +1,26 @@
-"""Random small changes of training images: rotation, zoom, shift, optional left-right flip.
+"""Random small changes of training images: place, sharpness, brightness, in this order.
 
-Each image gets its own affine map, drawn from an explicit generator, so that a resumed run sees the
-same images as an uninterrupted one. Pixels from outside the image repeat its border.
+    affine     rotation, zoom, shift, left-right flip; the border is repeated outside the image
+    flip       top to bottom
+    blur       torchvision's: a separable Gaussian of 5 px, the border reflected
+    gamma      2 ((x + 1) / 2)^g - 1
+    contrast   c x
+
+Each image has its own, drawn from an explicit generator, so that a resumed run sees the same images
+as an uninterrupted one.
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from diffdx._tensors import Images
+from diffdx._tensors import Images, PerImage
 from diffdx.config import AugmentConfig
+
+_RADIUS_PX = 2
 
 
 def random_affine(
@@ -38,8 +46,54 @@ def random_affine(
 
 
 def augment(x: Images, config: AugmentConfig, generator: torch.Generator) -> Images:
-    """Return images in model range, each under its own random affine map; clipped to [-1, 1]."""
-    theta = random_affine(config, len(x), generator).to(x)
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    warped = F.grid_sample(x, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    return warped.clamp(-1, 1)
+    """Return images in model range, each changed at random; clipped to [-1, 1].
+
+    Args:
+        x: Images in [-1, 1], on any device.
+        config: Which changes, and how large.
+        generator: On the CPU; the changes are a function of it and of the batch size alone.
+    """
+    if config.resamples or config.flip:
+        theta = random_affine(config, len(x), generator).to(x)
+        grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+        x = F.grid_sample(x, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        x = x.clamp(-1, 1)
+    if config.flip_vertical:
+        mirrored = torch.rand(len(x), generator=generator) < 0.5
+        x = torch.where(_per_image(mirrored, x).bool(), x.flip(2), x)
+    if config.blur_sigma_px is not None:
+        low, high = config.blur_sigma_px
+        sigma_px = low + (high - low) * torch.rand(len(x), generator=generator)
+        x = gaussian_blur(x, sigma_px.to(x))
+    if config.gamma > 1:
+        power = _per_image(_factors(config.gamma, len(x), generator), x)
+        x = 2 * ((x + 1) / 2) ** power - 1
+    if config.contrast > 1:
+        x = (x * _per_image(_factors(config.contrast, len(x), generator), x)).clamp(-1, 1)
+    return x
+
+
+def gaussian_blur(x: Images, sigma_px: PerImage) -> Images:
+    """Return each image blurred by a Gaussian of its own standard deviation > 0, cut off at 2 px.
+
+    weight(d) proportional to exp(-d^2 / (2 sigma^2)),  d = -2 .. 2,  weights sum to 1
+    """
+    offset = torch.arange(-_RADIUS_PX, _RADIUS_PX + 1, device=x.device, dtype=x.dtype)
+    weight = torch.exp(-0.5 * (offset / sigma_px[:, None]) ** 2)
+    weight = weight / weight.sum(dim=1, keepdim=True)
+    return _along_rows(_along_rows(x, weight).mT, weight).mT
+
+
+def _along_rows(x: Images, weight: Tensor) -> Images:
+    padded = F.pad(x, (_RADIUS_PX, _RADIUS_PX, 0, 0), mode="reflect")
+    return torch.einsum("bchwd,bd->bchw", padded.unfold(3, 2 * _RADIUS_PX + 1, 1), weight)
+
+
+def _factors(largest: float, batch_size: int, generator: torch.Generator) -> Float[Tensor, "B"]:
+    """Return factors between 1 / largest and largest, uniform in their logarithm."""
+    return largest ** (2 * torch.rand(batch_size, generator=generator) - 1)
+
+
+def _per_image(values: Float[Tensor, "B"] | Bool[Tensor, "B"], x: Images) -> Tensor:
+    """Return one value per image, shaped to go with images."""
+    return values.to(x).view(-1, 1, 1, 1)

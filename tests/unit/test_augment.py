@@ -1,15 +1,21 @@
-"""Random changes of training images: exact where the map is exact, repeatable, within range."""
+"""Random changes of training images: exact where they are exact, repeatable, within range."""
 
 import math
 
 import pytest
 import torch
 
+from diffdx.baseline_config import NO_AUGMENTATION, SupervisedAugmentConfig
 from diffdx.config import AugmentConfig
 from diffdx.transforms import augment as module
-from diffdx.transforms.augment import augment, random_affine
+from diffdx.transforms.augment import augment, gaussian_blur, random_affine
 
 NOTHING = AugmentConfig(rotate_degrees=0, zoom=0, shift=0)
+
+
+def only(**changes):
+    """Return a configuration of these changes alone."""
+    return NOTHING.model_copy(update=changes)
 
 
 def generator(seed=0):
@@ -25,12 +31,14 @@ def warp(x, rows, monkeypatch):
     theta = torch.tensor(rows).expand(len(x), 2, 3)
     with monkeypatch.context() as patch:
         patch.setattr(module, "random_affine", lambda *_: theta)
-        return augment(x, NOTHING, generator())
+        return augment(x, only(shift=0.1), generator())
 
 
-def test_nothing_asked_for_changes_nothing():
+@pytest.mark.parametrize("config", [NOTHING, SupervisedAugmentConfig(**NO_AUGMENTATION)])
+def test_nothing_asked_for_changes_nothing(config):
     x = images()
-    torch.testing.assert_close(augment(x, NOTHING, generator()), x, atol=1e-5, rtol=0)
+    assert torch.equal(augment(x, config, generator()), x)
+    assert config.only_flips
 
 
 def test_a_quarter_turn_is_the_transpose_of_a_mirror(monkeypatch):
@@ -49,14 +57,44 @@ def test_a_shift_by_whole_pixels_moves_them_and_repeats_the_border(monkeypatch):
     torch.testing.assert_close(moved[..., -1], x[..., -1], atol=1e-4, rtol=0)
 
 
-def test_flips_are_mirrored_images_and_come_half_the_time():
-    x = images(count=400, side=4)
-    flipped = augment(x, NOTHING.model_copy(update={"flip": True}), generator())
-    is_mirror = (flipped - x.flip(3)).abs().amax(dim=(1, 2, 3)) < 1e-4
-    is_same = (flipped - x).abs().amax(dim=(1, 2, 3)) < 1e-4
+@pytest.mark.parametrize(("name", "axis"), [("flip", 3), ("flip_vertical", 2)])
+def test_a_flip_mirrors_about_half_of_the_images(name, axis):
+    x = images(count=400, side=8)
+    made = augment(x, only(**{name: True}), generator())
+    # The affine map of a horizontal flip resamples, and rounds.
+    is_mirror = (made - x.flip(axis)).abs().amax(dim=(1, 2, 3)) < 1e-4
+    is_same = (made - x).abs().amax(dim=(1, 2, 3)) < 1e-4
     assert (is_mirror ^ is_same).all()
     # Four standard errors of a share of 1/2 among 400.
     assert abs(is_mirror.float().mean() - 0.5) < 4 * 0.5 / math.sqrt(400)
+
+
+def test_the_blur_is_torchvisions():
+    from torchvision.transforms.v2.functional import gaussian_blur as reference
+
+    x, sigma = images(side=16), torch.tensor([0.1, 0.7, 1.3, 2.0])
+    expected = [reference(x[i], [5, 5], [s.item()] * 2) for i, s in enumerate(sigma)]
+    torch.testing.assert_close(gaussian_blur(x, sigma), torch.stack(expected), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gamma", "contrast"])
+def test_brightness_and_contrast_change_by_what_was_configured(name):
+    # Of an image of one value, what was drawn can be read off.
+    x = torch.full((2000, 1, 2, 2), 0.2)
+    made = augment(x, only(**{name: 1.5}), generator())[:, 0, 0, 0]
+    drawn = ((made + 1) / 2).log() / math.log(0.6) if name == "gamma" else made / 0.2
+    share = drawn.log() / math.log(1.5)
+    assert share.abs().max() <= 1 + 1e-4
+    error = 4 / math.sqrt(3 * 2000)
+    assert abs(share.mean()) < error
+    assert abs(share.std() - 1 / math.sqrt(3)) < error
+
+
+@pytest.mark.parametrize("changes", [{"gamma": 2.0}, {"contrast": 2.0}, {"blur_sigma_px": (1, 2)}])
+def test_appearance_keeps_the_range_and_is_no_matter_of_flips_alone(changes):
+    made = augment(images(side=8), only(**changes), generator())
+    assert made.abs().max() <= 1
+    assert not only(**changes).only_flips
 
 
 def test_the_drawn_maps_stay_within_what_was_configured():
@@ -76,8 +114,11 @@ def test_the_drawn_maps_stay_within_what_was_configured():
         assert abs(values.std() - 1 / math.sqrt(3)) < error
 
 
-def test_an_image_depends_on_the_generator_alone():
-    x, config = images(), AugmentConfig()
+@pytest.mark.parametrize(
+    "config", [AugmentConfig(gamma=1.3, contrast=1.3), SupervisedAugmentConfig()]
+)
+def test_an_image_depends_on_the_generator_alone(config):
+    x = images()
     first = augment(x, config, generator(5))
     torch.manual_seed(99)
     torch.testing.assert_close(augment(x, config, generator(5)), first, atol=0, rtol=0)
