@@ -39,7 +39,7 @@ from diffdx.serving.dicom_case import CaseReader  # noqa: E402
 RADIOGRAPH = uid.DigitalXRayImageStorageForPresentation
 REPORT, CAPTURE = uid.EnhancedSRStorage, uid.SecondaryCaptureImageStorage
 ROOT = Path(__file__).parents[2]
-CHEST_XRAY = ROOT.parent / "shared" / "data" / "chest-xray" / "test" / "PNEUMONIA"
+CHEST_XRAY = ROOT.parent / "shared" / "data" / "chest-xray" / "train" / "PNEUMONIA"
 PLUGINS = Path("/usr/share/orthanc/plugins")
 PATIENCE = 300.0
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
@@ -294,8 +294,12 @@ def errors_of(data, folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("way", ["C-STORE", "STOW-RS"])
-def test_the_results_come_back_into_the_study_of_a_real_archive(way, run, radiograph, tmp_path):
+@pytest.mark.parametrize(
+    ("way", "calibrated"), [("C-STORE", False), ("STOW-RS", False), ("C-STORE", True)]
+)
+def test_the_results_come_back_into_the_study_of_a_real_archive(
+    way, calibrated, run, radiograph, tmp_path
+):
     for program in ("Orthanc", "dciodvfy"):
         if shutil.which(program) is None and not Path(f"/usr/sbin/{program}").exists():
             pytest.skip(f"{program} is not there (Debian: orthanc, orthanc-dicomweb, dicom3tools)")
@@ -306,8 +310,10 @@ def test_the_results_come_back_into_the_study_of_a_real_archive(way, run, radiog
     with orthanc(tmp_path, node_port) as (dicom_port, web_port, client):
         there = f"ORTHANC@127.0.0.1:{dicom_port}"
         there = there if way == "C-STORE" else f"http://127.0.0.1:{web_port}/dicom-web"
-        options = ("--return-to", there, "--explain", "--trials", "5")
-        with listening(run, tmp_path, *options, port=node_port) as process:
+        # The reference run is calibrated for all trials of the bank.
+        options = ("--return-to", there, "--explain", "--trials", "501" if calibrated else "5")
+        model = ROOT / "assets" / "cxr64" if calibrated else run
+        with listening(model, tmp_path, *options, port=node_port) as process:
             sender = AE("MODALITY")
             sender.add_requested_context(RADIOGRAPH)
             link = sender.associate("127.0.0.1", dicom_port, ae_title="ORTHANC")
@@ -322,6 +328,10 @@ def test_the_results_come_back_into_the_study_of_a_real_archive(way, run, radiog
     for one in instances:
         assert one.StudyInstanceUID == image.StudyInstanceUID
         assert all(one[name].value == image[name].value for name in OF_STUDY)
+        if one.SOPClassUID == REPORT:
+            assert ("Calibrated probability of PNEUMONIA" in str(one)) == calibrated
+            assert ("In the conformal set" in str(one)) == calibrated
+            assert ("not calibrated" in str(one)) != calibrated
         if one.SOPClassUID != RADIOGRAPH:
             assert one.SeriesInstanceUID != image.SeriesInstanceUID
             assert errors_of(one, tmp_path) <= errors_of(image, tmp_path)
