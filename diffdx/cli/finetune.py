@@ -38,9 +38,11 @@ def finetune(
         int | None, typer.Option(min=0, help="Optimiser steps; 0 is zero-shot.")
     ] = None,
     minutes: options.Minutes = None,
+    images_seen: Annotated[int | None, typer.Option(min=1, help="Steps x batch size.")] = None,
     resume: options.Resume = False,
     splits: options.Splits = None,
     positive: options.Positive = None,
+    uncertain: options.Uncertain = None,
     allow_leak: options.AllowLeak = False,
     force: options.Force = False,
     strict: options.StopAtBadImage = False,
@@ -68,11 +70,12 @@ def finetune(
         from diffdx.training.budget import Budget
         from diffdx.training.run import TrainRequest, train
 
-        dataset = labelled_dataset(data, positive=positive)
+        dataset = labelled_dataset(data, positive=positive, uncertain=uncertain)
         given = {
             "model.data.image_size": image_size,
             "train.steps": steps,
             "train.minutes": minutes,
+            "train.images_seen": images_seen,
             "train.batch_size": batch_size,
             "seed": seed,
         }

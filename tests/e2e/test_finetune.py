@@ -146,7 +146,8 @@ def test_an_adapter_is_trained_alone_and_every_verb_reads_it(base, tmp_path):
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(base, tmp_path):
-    values = finetune(base, tmp_path / "run", "--steps=3", "--dry-run", "--recipe=release")
+    values = finetune(base, tmp_path / "run", "--images-seen=12", "--dry-run", "--recipe=release")
+    assert values["config"]["train"]["images_seen"] == 12
     assert values["config"]["train"]["label_dropout"] == 0
     assert values["config"]["train"]["weighting"] == "uniform_eps"
     assert values["config"]["train"]["augment"]["flip"] is True
