@@ -1,7 +1,7 @@
 """Which statistic of the stored errors decides best? No network, no training.
 
-    python benchmarks/statistics.py            choose on the calib role and its altered copies
-    python benchmarks/statistics.py --test     also what was chosen, and the vote, on the test set
+    python benchmarks/decision_statistics.py            choose on the calib role and its altered copies
+    python benchmarks/decision_statistics.py --test     also what was chosen, and the vote, on the test set
 
 With d[n] = e[n, NORMAL] - e[n, PNEUMONIA] of an image's trials, in v space, and octiles of log-SNR:
 
@@ -18,7 +18,7 @@ threshold fitted to the other patients' images and copies (`fitted`). Copies dif
 images in brightness, contrast, frame and sharpness, so that they stand for another site, which the
 calib role does not have. The choice: the largest mean of the fitted balanced accuracies of images
 and copies. The test look has the vote and the weighted rule fitted with copies beside it. Writes
-benchmarks/results/statistics.json.
+benchmarks/results/decision_statistics.json.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from diffdx.uncertainty.choice import Features, fit_weights
 
 ROOT = Path(__file__).parent.parent
 STORE = ROOT / "assets" / "cxr64" / "errors"
-RESULT = ROOT / "benchmarks" / "results" / "statistics.json"
+RESULT = ROOT / "benchmarks" / "results" / "decision_statistics.json"
 OCTILES = 8
 
 
@@ -211,7 +211,7 @@ def main() -> None:
     """Compare, choose, and look once where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--test", action="store_true")
-    parser.add_argument("--why", default="statistics.py: the chosen statistic")
+    parser.add_argument("--why", default="decision_statistics.py: the chosen statistic")
     asked = parser.parse_args()
     images, copies = (Trials.of(read_predictions(STORE / n)) for n in ("calib", "calib-altered"))
     trials = min(images.errors.shape[2], copies.errors.shape[2])
@@ -230,7 +230,7 @@ def main() -> None:
         print(f"{name:18s}", *(f"{value:.3f}" for value in table[name].values()), flush=True)
     chosen = max(table, key=lambda n: table[n]["images fitted"] + table[n]["copies fitted"])
     result = {
-        "name": "statistics",
+        "name": "decision_statistics",
         "images": len(images.sick),
         "copies": len(copies.sick),
         "trials": trials,
