@@ -1,7 +1,7 @@
 """Which statistic of the stored errors decides best? No network, no training.
 
-    python benchmarks/decision_statistics.py            choose on the calib role and its altered copies
-    python benchmarks/decision_statistics.py --test     also what was chosen, and the vote, on the test set
+    python benchmarks/decision_statistics.py           choose on the calib role and altered copies
+    python benchmarks/decision_statistics.py --test    and look at what was chosen on the test set
 
 With d[n] = e[n, NORMAL] - e[n, PNEUMONIA] of an image's trials, in v space, and octiles of log-SNR:
 
