@@ -1,6 +1,6 @@
-"""Copy what commands printed into README.md, so that no output in it is typed.
+"""Copy what commands printed into README.md and docs/results.md, so that no output is typed.
 
-Each block of README.md between `<!-- output: NAME -->` and `<!-- end -->` is replaced by the file
+Each block between `<!-- output: NAME -->` and `<!-- end -->` is replaced by the file
 benchmarks/results/console/NAME.txt. Exit code 1 with --check if anything would change.
 """
 
@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 CONSOLE = ROOT / "benchmarks" / "results" / "console"
 BLOCK = re.compile(r"(<!-- output: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """Return README's text with every output block holding its file."""
+    """Return a page's text with every output block holding its file."""
 
     def output(match: re.Match[str]) -> str:
         printed = (CONSOLE / f"{match[2]}.txt").read_text(encoding="utf-8").rstrip()
@@ -24,13 +25,13 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    """Fill README.md, or check that it is filled."""
-    readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after = filled(before)
-    if "--check" in sys.argv:
-        sys.exit(0 if before == after else "README.md is stale: run python benchmarks/readme.py")
-    readme.write_text(after, encoding="utf-8")
+    """Fill the pages, or check that they are filled."""
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if "--check" in sys.argv and before != after:
+            sys.exit(f"{page.name} is stale: run python benchmarks/readme.py")
+        page.write_text(after, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,7 +92,8 @@ def test_relative_links_lead_somewhere(page):
 
 def test_every_page_is_in_the_table_of_contents():
     contents = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    assert set(re.findall(r"(\w+\.md)", contents)) == {p.name for p in (ROOT / "docs").glob("*.md")}
+    written = set(re.findall(r" ([\w-]+\.md)", contents))
+    assert written == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
 def test_modules_named_in_the_pages_exist():
@@ -103,6 +106,30 @@ def test_modules_named_in_the_pages_exist():
     assert [entry for entry in sorted(named) if not (ROOT / entry[1]).exists()] == []
 
 
+def test_site_builds_without_a_warning_and_asks_nobody(tmp_path):
+    pytest.importorskip("mkdocstrings", reason="needs the extra docs")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    commands = (tmp_path / "reference" / "commands.html").read_text(encoding="utf-8")
+    assert 'id="diffdx-dicom-listen"' in commands
+    assert set(re.findall(r'id="diffdx-(\w+)', commands)) == COMMANDS.keys()
+    python = (tmp_path / "reference" / "python.html").read_text(encoding="utf-8")
+    assert 'id="diffdx.classification.voting.majority_vote"' in python
+    method = (tmp_path / "method.html").read_text(encoding="utf-8")
+    assert 'href="reference/python.html#diffdx.diffusion.process.diffuse"' in method
+    for page in tmp_path.rglob("*.html"):
+        fetched = re.findall(
+            r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"'](?:https?:)?//[^>]*>",
+            page.read_text(encoding="utf-8"),
+        )
+        assert fetched == [], page.name
+    for sheet in tmp_path.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", text), sheet.name
+
+
 def test_every_summary_key_and_split_column_is_documented(predictions_folder, mixed_labels):
     text = FENCED.sub("", (ROOT / "docs" / "files.md").read_text(encoding="utf-8"))
     documented = set(re.findall(r"`([^`]+)`", text))
@@ -111,9 +138,11 @@ def test_every_summary_key_and_split_column_is_documented(predictions_folder, mi
     assert (summary.keys() | nested | set(COLUMNS)) - documented == set()
 
 
-def test_readme_shows_what_the_commands_printed():
+def test_pages_show_what_the_commands_printed():
     spec = importlib.util.spec_from_file_location("readme", ROOT / "benchmarks" / "readme.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert module.filled(text) == text, "run python benchmarks/readme.py"
+    for page in module.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert "<!-- output: " in text
+        assert module.filled(text) == text, "run python benchmarks/readme.py"
