@@ -141,7 +141,8 @@ export function drawBars(place, classes, said) {
     const votes = Number.isInteger(said.votes[k]) ? said.votes[k] : said.votes[k].toFixed(1);
     const [low, high] = [said.share_low[k], said.share_high[k]].map((s) => Math.round(100 * s));
     count.className = "count";
-    count.textContent = `${votes} of ${said.trials}; ${low} to ${high}%`;
+    const bounds = low === high ? `${low}%` : `${low} to ${high}%`;
+    count.textContent = `${votes} of ${said.trials}; ${bounds}`;
     row.append(label, track, count);
     return row;
   });
