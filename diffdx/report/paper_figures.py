@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import NullLocator
 
 from diffdx._notice import NOTICE
 from diffdx.evaluation import StoredPredictions, curve_by_trials
@@ -32,6 +32,7 @@ RULE_NAMES = {
     "mean_x": "mean, x space",
 }
 LINES = ("--", "-")
+_TICKS = (1, 3, 10, 30, 100, 300)
 _RESAMPLES = 500
 _LEAST_IMAGES = 10
 """Accuracy of fewer images swings too far to be drawn."""
@@ -58,8 +59,9 @@ def trials_figure(found: Mapping[tuple[str, str], Sequence[StoredPredictions]]) 
                     curve.trials, curve.low, curve.high, color=colour, alpha=0.1, lw=0
                 )
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(ScalarFormatter())
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            shown = [n for n in _TICKS if n <= curve.trials[-1]]
+            axes.set_xticks(shown, [str(n) for n in shown])
+            axes.xaxis.set_minor_locator(NullLocator())
             if column is columns[0]:
                 axes.set_ylabel(name)
         column[-1].set_xlabel("trials N")
@@ -97,12 +99,14 @@ def entropy_figure(found: Predictions) -> Figure:
     figure, drawn = panels(len(models), width=3.2, height=3.0)
     for axes, model in zip(drawn, models, strict=True):
         groups: dict[str, np.ndarray] = {}
-        for (name, dataset), stored in found.items():
-            if name == model:
+        for (other, dataset), stored in found.items():
+            if other == model:
                 right = stored.own.y_hat == stored.labels
                 entropy = vote_entropy(stored.shares)
-                groups[f"{dataset}\nright\n{right.sum()}"] = entropy[right]
-                groups[f"{dataset}\nwrong\n{(~right).sum()}"] = entropy[~right]
+                # Broken at its hyphen: two names of sets side by side would run into each other.
+                name = dataset.replace("-", "-\n")
+                groups[f"{name}\nright\n{right.sum()}"] = entropy[right]
+                groups[f"{name}\nwrong\n{(~right).sum()}"] = entropy[~right]
         boxes = axes.boxplot(list(groups.values()), widths=0.55, patch_artist=True, sym=".")
         for i, (box, line) in enumerate(zip(boxes["boxes"], boxes["medians"], strict=True)):
             box.set(facecolor=COLOURS[i % 2], alpha=0.35)
