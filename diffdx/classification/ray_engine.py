@@ -35,6 +35,8 @@ from diffdx.errors import ConfigError, WorkerError
 
 CALLS_PER_BLOCK = 16_384
 """Network calls of a block: a lost one costs a CPU a minute, and a GPU takes seconds for it."""
+BLOCKS_PER_ACTOR = 8
+"""At least, where there are as many images: at the end all but one wait for the last block."""
 MAX_BLOCKS = 10_000
 """Of a run; with more images they grow, since each costs the cluster's head bookkeeping."""
 RETRIES = 3
@@ -116,7 +118,10 @@ class RayEngine:
                 _Actor,
                 fn_constructor_args=(shared, attempts, settings, self.cores, os.getcwd()),
                 batch_size=1,
-                compute=self._ray.data.ActorPoolStrategy(size=min(actors, len(blocks))),
+                # One at a time: the actor that is up first would take blocks from the others.
+                compute=self._ray.data.ActorPoolStrategy(
+                    size=min(actors, len(blocks)), max_tasks_in_flight_per_actor=1
+                ),
                 **self._place(settings),
             )
             .iter_rows()
@@ -202,7 +207,7 @@ def _resolved(settings: ClassifySettings) -> ClassifySettings:
 def _blocks(records: Sequence[Record], calls_per_image: int, actors: int) -> list[dict[str, bytes]]:
     """Return the records in blocks, each pickled with the position of its first."""
     count = max(1, CALLS_PER_BLOCK // calls_per_image)
-    count = min(count, -(-len(records) // actors))
+    count = min(count, -(-len(records) // (BLOCKS_PER_ACTOR * actors)))
     count = max(count, -(-len(records) // MAX_BLOCKS))
     return [
         {"block": pickle.dumps((first, list(records[first : first + count])))}
