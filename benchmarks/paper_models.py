@@ -70,9 +70,6 @@ def measure(config: RunConfig, run: Path, trials: int = TRIALS) -> dict[str, obj
     lap("build")
     losses = [trainer.train_step()]
     lap("optimiser step")
-    # The output layer starts at zero: the class enters the prediction with the second step.
-    losses.append(trainer.train_step())
-    started = time.perf_counter()
     save_checkpoint(run, trainer.model, trainer.optimizer, trainer.ema, trainer.progress, best=True)
     lap("write checkpoint")
     losses.append(trainer.train_step())
