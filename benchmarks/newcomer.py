@@ -4,9 +4,10 @@
                                   [--skip-setup]
 
 DATA is a folder of two class folders of real images; N of them, half of each class, are copied
-into a temporary my-images. The commands are those of README's section "Your own images", in its
-order, in a fresh clone: none can be forgotten, and none is run that is not written there. Only what
-is the user's own is put in: the repository's address, the name of the positive class, and with
+into a temporary my-images; of one picture that is there twice the first alone, since training is
+refused otherwise, as README says. The commands are those of README's section "Your own images", in
+its order, in a fresh clone: none can be forgotten, and none is run that is not written there. Only
+what is the user's own is put in: the repository's address, the name of the positive class, and with
 --minutes another length of training. --skip-setup leaves out `make setup` and uses this
 interpreter's environment in its place.
 
@@ -14,6 +15,7 @@ Writes seconds of each step to benchmarks/results/newcomer.json. The first step 
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -54,20 +56,24 @@ def own(line: str, positive: str, minutes: float | None) -> str:
 
 
 def copy_images(data: Path, to: Path, limit: int) -> dict[str, int]:
-    """Copy readable images, half of the limit of each class; return how many of each."""
+    """Copy readable images, half of the limit of each class, each once; return how many of each."""
     classes = sorted(folder for folder in data.iterdir() if folder.is_dir())
     if len(classes) != 2:
         sys.exit(f"{data} holds {len(classes)} folders: give a folder of two class folders")
-    counts = {}
+    counts, seen = {}, set()
     for folder in classes:
         taken = 0
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             if taken == limit // 2:
                 break
             try:
-                read_image(path)
+                pixels = read_image(path)
             except DataError:
                 continue
+            content = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+            if content in seen:
+                continue
+            seen.add(content)
             place = to / folder.name / path.name
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
