@@ -32,17 +32,20 @@ import numpy as np
 from log_look import log_with_commit
 
 from diffdx._files import write_json
+from diffdx._typing import Space
+from diffdx.classification.voting import mean_error
 from diffdx.classification.weighted import binned_differences, quantile_edges
 from diffdx.evaluation import StoredPredictions, read_predictions
 from diffdx.metrics.bootstrap import bootstrap_by_patient, patient_resamples
 from diffdx.metrics.decisions import balanced_accuracy
 from diffdx.metrics.ranking import auroc
-from diffdx.uncertainty.choice import Features, fit_weights
+from diffdx.uncertainty.choice import fit_weights, patient_folds
 
 ROOT = Path(__file__).parent.parent
 STORE = ROOT / "assets" / "cxr64" / "errors"
 RESULT = ROOT / "benchmarks" / "results" / "decision_statistics.json"
 OCTILES = 8
+SPACES: tuple[Space, ...] = ("v", "eps", "x")
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,11 @@ def bins(trials: Trials, edges: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, trials.logsnr, side="right")
 
 
+def mean_lead(space: Space) -> Score:
+    """Return by how much the sick class's mean error is the smaller one."""
+    return lambda t: -np.diff(mean_error(t.errors, t.logsnr, space), axis=1)[:, 0]
+
+
 def window(first: int, last: int, edges: np.ndarray, *, vote: bool) -> Score:
     """Return the vote's lead, or the mean difference, of the octiles first..last."""
 
@@ -124,9 +132,7 @@ def statistics(edges: np.ndarray) -> dict[str, Fit]:
     """Return the candidates."""
     plain: dict[str, Score] = {
         "vote": lambda t: np.sign(t.difference).mean(axis=1),
-        "mean v": lambda t: t.difference.mean(axis=1),
-        "mean eps": lambda t: (t.difference / (1 + np.exp(-t.logsnr))).mean(axis=1),
-        "mean x": lambda t: (t.difference / (1 + np.exp(t.logsnr))).mean(axis=1),
+        **{f"mean {space}": mean_lead(space) for space in SPACES},
         "relative": lambda t: np.log(t.errors[:, 0] / t.errors[:, 1]).mean(axis=1),
     }
     for first, last in combinations(range(OCTILES + 1), 2):
@@ -220,9 +226,7 @@ def main() -> None:
         for t in (images, copies)
     )
     edges = edges_of(images)
-    unused = np.zeros((len(images.sick), 2))
-    of_patients = Features(unused, unused[:, :, None], images.sick.astype(int), images.patients)
-    folds = of_patients.folds(seed=0)
+    folds = patient_folds(images.sick.astype(int), images.patients, seed=0)
     candidates = statistics(edges)
     table = {}
     for name, fit in candidates.items():

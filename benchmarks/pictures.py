@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from recipes import diffdx
 
 from diffdx.data import PhantomSpec, draw_phantom
 from diffdx.data.phantoms import is_abnormal
@@ -40,11 +41,6 @@ UNSEEN = 2400
 """Phantoms from this number on are none of the demo's, so none that its model was trained on."""
 PATIENCE_MS = 300_000
 LARGEST_BYTES = 200_000
-
-
-def diffdx(*words: object) -> None:
-    """Run a verb; a failure ends this script."""
-    subprocess.run([sys.executable, "-m", "diffdx", *map(str, words)], check=True)
 
 
 def keep(picture: Path, name: str, *, width: int, height: int | None = None) -> None:

@@ -117,3 +117,27 @@ def radiograph() -> Callable[..., Any]:
         return image
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., Any]:
+    """Return a function that makes a diffusion model of 16 px, not trained, always the same."""
+
+    def make(*classes: str, hears_class: bool = False) -> Any:
+        """Return a model whose last class is the positive one."""
+        import torch
+
+        from diffdx.backbones.model import DiffusionModel
+        from diffdx.config import DataConfig, ModelConfig, UNetConfig
+
+        torch.manual_seed(0)
+        unet = UNetConfig(channels=(8,), attention=False, norm_groups=4)
+        config = ModelConfig(data=DataConfig(image_size=16), backbone=unet)
+        model = DiffusionModel(config, classes, classes[-1])
+        if hears_class:
+            for parameter in model.denoiser.parameters():
+                # A fresh network ignores the class: its last layers are zero.
+                torch.nn.init.normal_(parameter, std=0.3)
+        return model
+
+    return make

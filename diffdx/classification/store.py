@@ -237,8 +237,8 @@ def read_in_parts(path: Path, classes: Sequence[str], *, images: int) -> Iterato
     Raises:
         CheckpointError, DataError: as `read_errors`.
     """
-    groups = range(_open(path).metadata.num_row_groups)
-    tables = (_open(path).read_row_group(group) for group in groups)
+    file = _open(path)
+    tables = (file.read_row_group(group) for group in range(file.num_row_groups))
     first = next(tables, None)
     if first is None or not len(first):
         return

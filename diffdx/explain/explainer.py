@@ -10,6 +10,7 @@ only, not a medical device.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,6 +123,19 @@ class Explanation:
     trajectory: Float[np.ndarray, "S C H W"] | None
     forced: Explained | None
     nfe_classify: int
+
+    def facts(self, edit: EditSettings) -> dict[str, Any]:
+        """Return what a table says of it, and of how it was made, in numbers."""
+        one = self.explained
+        return {
+            "evidence_margin": self.margin,
+            "vote_agrees": self.vote_agrees,
+            "mean_change": float(np.abs(one.difference).mean()),
+            "mean_null_edit": float(np.abs(one.x_null - one.x).mean()),
+            "logsnr_start": edit.logsnr_start,
+            "guidance_scale": edit.guidance_scale,
+            "method": edit.method,
+        }
 
 
 class Explainer:

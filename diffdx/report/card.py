@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from diffdx._files import write_text
 from diffdx._notice import NOTICE
 from diffdx.errors import DataError
 from diffdx.report import rows
 from diffdx.report.facts import Facts, RunFacts
 from diffdx.report.limits import limits, warnings
+from diffdx.report.templating import environment
 
 CARD_FILE = "model_card.md"
 BEGINNING = "<!-- measured: written by diffdx report -->"
@@ -44,15 +43,8 @@ def write_card(runs: Sequence[RunFacts]) -> Path:
 def measured(runs: Sequence[RunFacts]) -> str:
     """Return the Markdown about these predictions of one model."""
     facts = Facts(list(runs), None)
-    environment = Environment(
-        loader=PackageLoader("diffdx.report"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
-    environment.filters |= {"cell": _cell, "interval": _interval}
-    return environment.get_template("card.md").render(
+    templates = environment(autoescape=False, cell=_cell, interval=_interval)
+    return templates.get_template("card.md").render(
         notice=NOTICE,
         runs=runs,
         model=runs[0].model,

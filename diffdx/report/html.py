@@ -12,7 +12,7 @@ from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from diffdx._files import write_text
@@ -23,6 +23,7 @@ from diffdx.report.explanation_figures import Counterfactual, counterfactual_fig
 from diffdx.report.facts import Facts
 from diffdx.report.limits import limits, warnings
 from diffdx.report.marked import Source
+from diffdx.report.templating import environment
 from diffdx.report.view import Figures, RunView
 
 PAGE_FILE = "report.html"
@@ -102,15 +103,7 @@ def _first_of_each(views: Sequence[RunView]) -> list[RunView]:
 
 @lru_cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("diffdx.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
-    return environment
+    return environment(autoescape=True, base64=lambda data: base64.b64encode(data).decode("ascii"))
 
 
 def _png(figure: Figure) -> bytes:

@@ -5,9 +5,8 @@ Both quote `table1.json` alone.
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from diffdx._notice import NOTICE
+from diffdx.report.templating import environment
 
 Json = dict[str, Any]
 
@@ -42,13 +41,8 @@ def table_markdown(found: Json) -> str:
 
 def table_html(found: Json) -> str:
     """Return the table as a page that asks nothing of any server."""
-    environment = Environment(
-        loader=PackageLoader("diffdx.report"),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-    )
-    page: str = environment.get_template("paper_table.html").render(_view(found))
-    return page
+    templates = environment(autoescape=True)
+    return templates.get_template("paper_table.html").render(_view(found))
 
 
 def _line(cells: list[str]) -> str:

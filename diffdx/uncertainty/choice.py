@@ -54,20 +54,8 @@ class Features:
         )
 
     def folds(self, seed: int) -> list[tuple[Rows, Rows]]:
-        """Return (training rows, others) of each fold; a patient is never in both.
-
-        Patients are taken in random order, one class after the other (that of most of their
-        images), and dealt to the folds in turn.
-        """
-        names, patient = np.unique(self.patients, return_inverse=True)
-        images = np.zeros((len(names), self.ready.shape[1]))
-        np.add.at(images, (patient, self.labels), 1)
-        order = np.random.default_rng(seed).permutation(len(names))
-        order = order[np.argsort(images[order].argmax(axis=1), kind="stable")]
-        fold_of = np.empty(len(names), dtype=np.int64)
-        fold_of[order] = np.arange(len(names)) % FOLDS
-        others = [fold_of[patient] == fold for fold in range(FOLDS)]
-        return [(np.flatnonzero(~held_out), np.flatnonzero(held_out)) for held_out in others]
+        """Return (training rows, others) of each fold, as `patient_folds`."""
+        return patient_folds(self.labels, self.patients, seed)
 
 
 @dataclass(frozen=True)
@@ -101,6 +89,28 @@ class FittedModel:
         weighted = self.statistic == WEIGHTED
         scores = self.linear.scores(features.binned) if weighted else features.ready
         return self.calibrator.probabilities(scores)
+
+
+def patient_folds(labels: Labels, patients: np.ndarray, seed: int) -> list[tuple[Rows, Rows]]:
+    """Return (training rows, others) of each of 5 folds; a patient is never in both.
+
+    Patients are taken in random order, one class after the other (that of most of their images),
+    and dealt to the folds in turn.
+
+    Args:
+        labels: True class of each image.
+        patients: Patient of each image.
+        seed: Of the order.
+    """
+    names, patient = np.unique(patients, return_inverse=True)
+    images = np.zeros((len(names), labels.max() + 1))
+    np.add.at(images, (patient, labels), 1)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(images[order].argmax(axis=1), kind="stable")]
+    fold_of = np.empty(len(names), dtype=np.int64)
+    fold_of[order] = np.arange(len(names)) % FOLDS
+    others = [fold_of[patient] == fold for fold in range(FOLDS)]
+    return [(np.flatnonzero(~held_out), np.flatnonzero(held_out)) for held_out in others]
 
 
 def fit_weights(

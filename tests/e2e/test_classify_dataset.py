@@ -9,17 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from diffdx._interrupt import Interrupted
-from diffdx.backbones.model import DiffusionModel
 from diffdx.classification import conclusion
 from diffdx.classification.predictions import read_predictions
 from diffdx.classification.runner import classify_dataset
 from diffdx.classification.settings import ClassifySettings
 from diffdx.classification.store import read_errors
-from diffdx.config import DataConfig, ModelConfig, UNetConfig
 from diffdx.data import open_dataset
 from diffdx.errors import ConfigError, DataError
 
@@ -30,13 +27,8 @@ FILES = ("errors.parquet", "predictions.parquet", "predictions.csv")
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    config = ModelConfig(
-        data=DataConfig(image_size=16),
-        backbone=UNetConfig(channels=(8,), attention=False, norm_groups=4),
-    )
-    return DiffusionModel(config, ("NORMAL", "PNEUMONIA"), "PNEUMONIA")
+def model(tiny_model):
+    return tiny_model("NORMAL", "PNEUMONIA")
 
 
 @pytest.fixture(scope="module")

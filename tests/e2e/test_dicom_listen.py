@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 pytest.importorskip("pynetdicom", reason="needs the extra dicom")
@@ -31,7 +30,6 @@ from diffdx._files import exclusive  # noqa: E402
 from diffdx.backbones.model import DiffusionModel  # noqa: E402
 from diffdx.classification.settings import ClassifySettings  # noqa: E402
 from diffdx.cli.app import app  # noqa: E402
-from diffdx.config import DataConfig, ModelConfig, UNetConfig  # noqa: E402
 from diffdx.errors import DataError  # noqa: E402
 from diffdx.explain.predicted import Predicted  # noqa: E402
 from diffdx.serving.dicom_case import CaseReader  # noqa: E402
@@ -52,13 +50,10 @@ OF_STUDY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "Acces
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tiny_model, tmp_path_factory):
     """A tiny model, not trained."""
-    torch.manual_seed(0)
-    unet = UNetConfig(channels=(8,), attention=False, norm_groups=4)
-    config = ModelConfig(data=DataConfig(image_size=16), backbone=unet)
     folder = tmp_path_factory.mktemp("run")
-    DiffusionModel(config, ("NORMAL", "PNEUMONIA"), "PNEUMONIA").save(folder)
+    tiny_model("NORMAL", "PNEUMONIA").save(folder)
     return folder
 
 

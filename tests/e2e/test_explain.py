@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -20,7 +19,6 @@ from diffdx.classification.settings import ClassifySettings
 from diffdx.classification.store import read_errors
 from diffdx.classification.voting import mean_error
 from diffdx.cli.app import app, repeat_names
-from diffdx.config import DataConfig, ModelConfig, UNetConfig
 from diffdx.data import open_dataset
 from diffdx.errors import ConfigError, DataError
 
@@ -33,18 +31,9 @@ SETTINGS = ClassifySettings(
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    torch.manual_seed(0)
-    config = ModelConfig(
-        data=DataConfig(image_size=16),
-        backbone=UNetConfig(channels=(8,), attention=False, norm_groups=4),
-    )
-    model = DiffusionModel(config, ("NORMAL", "OPACITY"), "OPACITY")
-    for parameter in model.denoiser.parameters():
-        # A fresh network ignores the class: its last layers are zero.
-        torch.nn.init.normal_(parameter, std=0.3)
+def run(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    model.save(folder)
+    tiny_model("NORMAL", "OPACITY", hears_class=True).save(folder)
     return folder
 
 

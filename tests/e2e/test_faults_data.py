@@ -12,13 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from diffdx.backbones.model import DiffusionModel
 from diffdx.cli.app import app
-from diffdx.config import DataConfig, ModelConfig, UNetConfig
 from diffdx.data import open_dataset
 from diffdx.errors import DataError
 
@@ -74,14 +71,9 @@ def test_every_fault_has_a_test_that_fires_it(file, name):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    torch.manual_seed(0)
-    config = ModelConfig(
-        data=DataConfig(image_size=16),
-        backbone=UNetConfig(channels=(8,), attention=False, norm_groups=4),
-    )
+def run(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    DiffusionModel(config, ("NORMAL", "PNEUMONIA"), "PNEUMONIA").save(folder)
+    tiny_model("NORMAL", "PNEUMONIA").save(folder)
     return folder
 
 

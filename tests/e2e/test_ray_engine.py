@@ -12,16 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from diffdx.backbones.model import DiffusionModel
 from diffdx.classification import ray_engine
 from diffdx.classification.runner import classify_dataset
 from diffdx.classification.settings import ClassifySettings
 from diffdx.cli.app import app
-from diffdx.config import DataConfig, ModelConfig, UNetConfig
 from diffdx.data import open_dataset
 from diffdx.errors import ConfigError, DataError, WorkerError
 
@@ -36,13 +33,8 @@ ONE_IMAGE_A_BLOCK = 6
 
 
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    config = ModelConfig(
-        data=DataConfig(image_size=16),
-        backbone=UNetConfig(channels=(8,), attention=False, norm_groups=4),
-    )
-    return DiffusionModel(config, ("NORMAL", "PNEUMONIA"), "PNEUMONIA")
+def model(tiny_model):
+    return tiny_model("NORMAL", "PNEUMONIA")
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
-from diffdx.backbones.model import DiffusionModel
-from diffdx.config import DataConfig, ModelConfig, UNetConfig
 from diffdx.data.phantoms import PhantomSpec, draw_phantom
 
 CHROMIUM = shutil.which("chromium")
@@ -32,19 +29,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def address(tiny_model, tmp_path_factory):
     """A server in a process of its own."""
-    torch.manual_seed(0)
-    config = ModelConfig(
-        data=DataConfig(image_size=16),
-        backbone=UNetConfig(channels=(8,), attention=False, norm_groups=4),
-    )
-    model = DiffusionModel(config, ("NORMAL", "OPACITY"), "OPACITY")
-    for parameter in model.denoiser.parameters():
-        # A fresh network ignores the class: its last layers are zero.
-        torch.nn.init.normal_(parameter, std=0.3)
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    model.save(run)
+    tiny_model("NORMAL", "OPACITY", hears_class=True).save(run)
     words = [sys.executable, "-m", "diffdx", "serve", str(run), "--port=0", *HOW.split()]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

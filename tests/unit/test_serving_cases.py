@@ -13,10 +13,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from diffdx.backbones.model import DiffusionModel
 from diffdx.classification.store import read_errors
 from diffdx.cli.app import app
-from diffdx.config import DataConfig, ModelConfig, UNetConfig
 from diffdx.data.phantoms import PhantomSpec, draw_phantom
 from diffdx.errors import ConfigError, DataError
 from diffdx.serving import cases as cases_module
@@ -43,18 +41,9 @@ WORDS = ["--trials=41", "--bank=41", "--device=cpu", "--precision=fp32", "--batc
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    torch.manual_seed(0)
-    config = ModelConfig(
-        data=DataConfig(image_size=16),
-        backbone=UNetConfig(channels=(8,), attention=False, norm_groups=4),
-    )
-    model = DiffusionModel(config, CLASSES, "OPACITY")
-    for parameter in model.denoiser.parameters():
-        # A fresh network ignores the class: its last layers are zero.
-        torch.nn.init.normal_(parameter, std=0.3)
+def run(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    model.save(folder)
+    tiny_model(*CLASSES, hears_class=True).save(folder)
     return folder
 
 
