@@ -266,6 +266,10 @@ class TrainConfig(LoopConfig):
     weighting: Literal["min_snr", "inverse_min_snr", "uniform", "uniform_eps"] = "min_snr"
     min_snr_gamma: float = Field(5.0, gt=0)
     label_dropout: float = Field(0.1, ge=0, lt=1)
+    contrastive_weight: float = Field(0.0, ge=0)
+    """Of the contrastive term, which doubles the work of a step; 0 leaves it out."""
+    contrastive_scale: float = Field(0.05, gt=0)
+    """Log ratio of two classes' errors that counts as a clear difference."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more work."""
     ema: EMAConfig = EMAConfig()

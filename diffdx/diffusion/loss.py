@@ -1,6 +1,9 @@
 """Training loss: the weighted denoising error, one number per image.
 
-    loss[b] = w(logsnr_b) mean_pixels (v_hat - v)^2,     v = alpha eps - sigma x
+    loss[b] = w(logsnr_b) e_b,   e_b = mean_pixels (v_hat - v)^2,   v = alpha eps - sigma x
+
+and, where it is asked for, a contrastive term, which asks for what the classification uses: that
+the true class denoises the same z_t better than another class does.
 
 Times are stratified over the batch, t_b = (pi(b) + u_b) / B with pi a random permutation: each is
 uniform on [0, 1), and together they cover it, which lowers the variance of the batch loss.
@@ -9,6 +12,7 @@ uniform on [0, 1), and together they cover it, which lowers the variance of the 
 from collections.abc import Callable
 
 import torch
+from torch.nn.functional import softplus
 
 from diffdx._tensors import ClassIds, Images, PerImage, Times
 from diffdx.diffusion.process import diffuse, v_target
@@ -43,3 +47,22 @@ def v_errors(predict_v: VPredictor, x: Images, y: ClassIds, logsnr: Times, eps: 
     """
     v_hat = predict_v(diffuse(x, eps, logsnr), logsnr, y)
     return (v_hat - v_target(x, eps, logsnr)).square().mean(dim=(1, 2, 3))
+
+
+def other_labels(y: ClassIds, num_classes: int, generator: torch.Generator) -> ClassIds:
+    """Return for each label one of the other classes, each equally likely."""
+    step = torch.randint(1, num_classes, (len(y),), generator=generator)
+    return (y + step.to(y.device)) % num_classes
+
+
+def contrastive_losses(right: PerImage, wrong: PerImage, scale: float) -> PerImage:
+    """Return the cross-entropy of telling the true class from another by their errors.
+
+    loss[b] = softplus(log(right_b / wrong_b) / scale)
+
+    Args:
+        right: Errors under the true class, above 0.
+        wrong: Errors under another class, of the same images and noise.
+        scale: Log ratio that counts as a clear difference.
+    """
+    return softplus((right.log() - wrong.log()) / scale)

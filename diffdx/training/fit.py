@@ -1,8 +1,9 @@
 """The training of a diffusion model: the loss of a batch and the average of the weights.
 
-    loss = mean_n w(logsnr_n) |v_hat - v|^2 / dim
+    loss = mean_n (w(logsnr_n) e_n + c contrastive_n),   e_n = |v_hat - v|^2 / dim
 
-Times, noise and dropped labels are drawn with the generator of the step; see `training.loop`.
+with c = `train.contrastive_weight`, of images whose label is not dropped; see `diffusion.loss`.
+Times, noise, dropped labels and wrong classes are drawn with the generator of the step; see `training.loop`.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,13 @@ from diffdx._device import Precision, autocast
 from diffdx._tensors import ClassIds, Encoded, Images, Times
 from diffdx.backbones.model import DiffusionModel
 from diffdx.config import EMAConfig, RunConfig
-from diffdx.diffusion.loss import drop_labels, stratified_times, v_errors
+from diffdx.diffusion.loss import (
+    contrastive_losses,
+    drop_labels,
+    other_labels,
+    stratified_times,
+    v_errors,
+)
 from diffdx.diffusion.weighting import v_weight
 from diffdx.training.images import ImageTable
 from diffdx.training.loop import TrainingLoop
@@ -68,8 +75,10 @@ class Trainer(TrainingLoop[DiffusionModel, RunConfig]):
         train = self.config.train
         logsnr = self.model.schedule.logsnr(stratified_times(len(x), generator))
         weight = v_weight(logsnr, train.weighting, gamma=train.min_snr_gamma)
-        y = drop_labels(y, self.model.null_label, train.label_dropout, generator)
+        true_y, y = y, drop_labels(y, self.model.null_label, train.label_dropout, generator)
         eps = torch.randn(len(x), *self.model.shape, generator=generator)
+        contrasted = train.contrastive_weight > 0
+        other = other_labels(true_y, len(self.model.classes), generator) if contrasted else true_y
 
         def part_loss(part: slice) -> Tensor:
             x_part, y_part, logsnr_part, eps_part, weight_part = (
@@ -77,7 +86,14 @@ class Trainer(TrainingLoop[DiffusionModel, RunConfig]):
             )
             clean = self._encoded(x_part)
             errors = v_errors(self._predict_v, clean, y_part, logsnr_part, eps_part)
-            return (weight_part * errors).sum() / len(x)
+            losses = weight_part * errors
+            if contrasted:
+                other_part = other[part].to(self.device)
+                wrong = v_errors(self._predict_v, clean, other_part, logsnr_part, eps_part)
+                told = y_part != self.model.null_label
+                contrastive = contrastive_losses(errors, wrong, train.contrastive_scale)
+                losses = losses + train.contrastive_weight * told * contrastive
+            return losses.sum() / len(x)
 
         return part_loss
 

@@ -18,6 +18,7 @@ from diffdx.config import (
     UNetConfig,
 )
 from diffdx.data.dataset import Record
+from diffdx.diffusion.loss import v_errors
 from diffdx.training.budget import Budget
 from diffdx.training.fit import Trainer
 from diffdx.training.images import ImageTable
@@ -71,6 +72,44 @@ def test_checkpointed_gradients_are_the_same_and_keep_less(backbone):
     for name, gradient in plain.items():
         torch.testing.assert_close(checkpointed[name], gradient, atol=1e-7, rtol=1e-5)
     assert kept < 0.7 * plain_kept
+
+
+@EVERY
+@pytest.mark.parametrize("label_dropout", [0.0, 0.5])
+def test_the_contrastive_term_compares_the_classes_of_labelled_images(backbone, label_dropout):
+    def losses(y, **options):
+        made = trainer(backbone, weighting="uniform", label_dropout=label_dropout, **options)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weight in made.model.parameters():
+                weight += 0.05 * torch.randn(weight.shape, generator=generator)
+            part_loss = made._losses_of(
+                made.images.x(np.arange(8)), y, torch.Generator().manual_seed(0)
+            )
+            return torch.stack([8 * part_loss(slice(i, i + 1)) for i in range(8)])
+
+    y = torch.tensor([0, 1] * 4)
+    right, wrong, both = losses(y), losses(1 - y), losses(y, contrastive_weight=2.0)
+    told = right != wrong
+    assert told.all() if label_dropout == 0 else 0 < told.sum() < 8
+    clear = (right.log() - wrong.log()) / 0.05
+    expected = right + 2 * told * torch.nn.functional.softplus(clear)
+    torch.testing.assert_close(both, expected)
+
+
+def test_the_contrastive_term_separates_the_classes():
+    def log_ratio(**options):
+        made = trainer(BACKBONES[0], learning_rate=3e-3, steps=3, **options)
+        for _ in range(3):
+            made.train_step()
+        x, y = made.images.x(np.arange(12)), torch.arange(12) % 2
+        eps = torch.randn(12, *made.model.shape, generator=torch.Generator().manual_seed(1))
+        z, logsnr = made._encoded(x), torch.zeros(12)
+        with torch.no_grad():
+            right, wrong = (v_errors(made._predict_v, z, k, logsnr, eps) for k in (y, 1 - y))
+        return (wrong / right).log().mean().item()
+
+    assert log_ratio(contrastive_weight=0.1) > 1.5 * log_ratio() > 0
 
 
 @EVERY
