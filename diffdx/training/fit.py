@@ -3,7 +3,8 @@
     loss = mean_n (w(logsnr_n) e_n + c contrastive_n),   e_n = |v_hat - v|^2 / dim
 
 with c = `train.contrastive_weight`, of images whose label is not dropped; see `diffusion.loss`.
-Times, noise, dropped labels and wrong classes are drawn with the generator of the step; see `training.loop`.
+Times, noise, dropped labels and wrong classes are drawn with the generator of the step; see
+`training.loop`.
 """
 
 from collections.abc import Callable
