@@ -15,9 +15,9 @@ The calib images fit each model's probabilities; the test images are looked at o
 test-looks.jsonl records. A cell that is finished is a line of results/fair/cells.jsonl, decisions
 and scores by image in the order of the set (no image is named), and is not repeated: a later
 session continues from these lines alone, without FOLDER. At the end, and with `--table` alone, they
-are pooled into results/fair/fair.json: each metric as the mean over the seeds with a 95% interval
-by patients and the spread between the seeds, and for each pair of networks the difference of the
-means, resampled the same way, with McNemar's and DeLong's tests of each seed. While FOLDER is
+are pooled into results/fair/fair.json and fair.md: each metric as the mean over the seeds with a
+95% interval by patients and the spread between the seeds, and for each pair of networks the
+difference of the means, resampled the same way, with McNemar's and DeLong's tests of each seed. While FOLDER is
 there, the paper's Fig. 2 is drawn from the same errors into results/fair/fig2.pdf and .png.
 """
 
@@ -34,7 +34,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
-from fair_table import pool
+from fair_table import markdown, pool
 from log_look import LOG, log_with_commit
 
 from diffdx._files import write_json
@@ -264,7 +264,9 @@ def main() -> None:
         failed = make_all(asked, rates)
     lines = list(finished(asked.cells).values())
     if lines:
-        write_json(asked.results / "fair.json", pool(lines))
+        found = pool(lines)
+        write_json(asked.results / "fair.json", found)
+        (asked.results / "fair.md").write_text(markdown(found), encoding="utf-8")
         print(f"{len(lines)} of {len(asked.all)} done; {asked.results / 'fair.json'}")
         draw_trials(asked)
     if failed:

@@ -165,3 +165,60 @@ def interval(values: np.ndarray) -> Json:
     low, high = np.quantile(others, (0.025, 0.975)) if others.size else (np.nan, np.nan)
     found = {"value": values[0], "low": low, "high": high}
     return {name: None if np.isnan(number) else float(number) for name, number in found.items()}
+
+
+def markdown(found: Json) -> str:
+    """Return the pooled tables as Markdown: of each set the readers, then their differences."""
+    lines = ["# The fair comparison", "", "Research use only. Not a medical device.", ""]
+    for name, table in found["sets"].items():
+        heads = ["reader", *_WORDS.values(), "ECE", "calls", "seconds", "seeds"]
+        lines += [f"## {name}: {table['n']} images of {table['patients']} patients", ""]
+        lines += _rows(heads, [_reader_cells(row) for row in table["rows"]])
+        heads = ["difference", *_WORDS.values(), "McNemar p", "DeLong p"]
+        lines += _rows(heads, [_pair_cells(pair) for pair in table["pairs"]])
+    return "\n".join(
+        [
+            *lines,
+            "- Metrics: mean over the seeds [95% bootstrap by patient] ± deviation between seeds.",
+            "- ECE: of the calibrated probability, one for all rules of a model.",
+            "- Calls, seconds: of the network, and of one core, for an image.",
+            "- Tests: one p value a seed.",
+            "",
+        ]
+    )
+
+
+_WORDS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "auroc": "AUROC",
+}
+
+
+def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table, and an empty line after it."""
+    every = [heads, ["---"] * len(heads), *rows]
+    return [*(f"| {' | '.join(cells)} |" for cells in every), ""]
+
+
+def _reader_cells(row: Json) -> list[str]:
+    scores = [f"{_interval(row[m])} ± {row[m]['spread']:.3f}" for m in _WORDS]
+    ece = f"{row['ece']['value']:.3f} ± {row['ece']['spread']:.3f}"
+    cost = [f"{row['calls_per_image']:g}", f"{row['seconds_per_image']:.3g}"]
+    return [row["name"], *scores, ece, *cost, str(len(row["seeds"]))]
+
+
+def _pair_cells(pair: Json) -> list[str]:
+    mcnemars = ", ".join(f"{test['mcnemar']['p_value']:.2g}" for test in pair["tests"])
+    delongs = ", ".join(
+        "n/a" if (p := test["delong_p"]) is None else f"{p:.2g}" for test in pair["tests"]
+    )
+    scores = [_interval(pair["differences"][m], sign="+") for m in _WORDS]
+    return [f"{pair['a']} less {pair['b']}", *scores, mcnemars, delongs]
+
+
+def _interval(found: Json, sign: str = "") -> str:
+    if found["value"] is None or found["low"] is None:
+        return "n/a"
+    return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"

@@ -70,3 +70,18 @@ def test_cells_of_other_images_are_refused():
     other = line("vit_small", 0) | {"patients": list(range(N))}
     with pytest.raises(ValueError, match="hold other images"):
         fair_table.pool([line("resnet18", 0), other])
+
+
+def test_the_markdown_has_a_row_for_every_reader_and_pair():
+    lines = [line("small", 0, rules=("vote", "mean_v")), line("resnet18", 0, skill=3.0)]
+    found = fair_table.pool(lines, n_resamples=100)
+    text = fair_table.markdown(found)
+    rows = [row.split(" | ") for row in text.splitlines() if row.startswith("| ")]
+    assert len({len(row) for row in rows[:5]}) == 1
+    named = [row[0].removeprefix("| ") for row in rows]
+    readers = ["small, vote", "small, mean_v", "resnet18"]
+    pairs = [f"{a} less {b}" for a, b in [readers[:2], readers[::2], readers[1:]]]
+    assert named == ["reader", "---", *readers, "difference", "---", *pairs]
+    auroc_of = {row["name"]: row["auroc"]["value"] for row in found["sets"]["chest-xray"]["rows"]}
+    assert rows[4][4].startswith(f"{auroc_of['resnet18']:.3f} [")
+    assert "Research use only" in text
