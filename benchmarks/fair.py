@@ -17,8 +17,9 @@ and scores by image in the order of the set (no image is named), and is not repe
 session continues from these lines alone, without FOLDER. At the end, and with `--table` alone, they
 are pooled into results/fair/fair.json and fair.md: each metric as the mean over the seeds with a
 95% interval by patients and the spread between the seeds, and for each pair of networks the
-difference of the means, resampled the same way, with McNemar's and DeLong's tests of each seed. While FOLDER is
-there, the paper's Fig. 2 is drawn from the same errors into results/fair/fig2.pdf and .png.
+difference of the means, resampled the same way, with McNemar's and DeLong's tests of each seed.
+While FOLDER is there, the paper's Fig. 2 is drawn from the same errors into results/fair/fig2.pdf
+and .png.
 """
 
 import argparse
