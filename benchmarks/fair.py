@@ -2,14 +2,18 @@
 
     python benchmarks/fair.py --chest DATA --skin DATA --work FOLDER [--measure] [--parallel 2]
                               [--minutes 8] [--seeds 0 1 2] [--only small/chest-xray/0 ...]
+                              [--networks NAME ...] [--sets NAME ...] [--lesions DATA]
                               [--trials 51] [--images 400] [--calib-images 200]
 
 Four networks (`small` UNet and `small-dit` as diffusion classifiers, ResNet-18, ViT-S), two sets,
 three seeds: 24 cells, all from random weights at 64 px, on the same splits, with the same
-augmentation of a set and a learning rate that falls to zero. Equal is the time of one core: a first
-stage (`--measure`, while nothing else runs) trains each network alone on one thread for a few steps
-and keeps its images a second in FOLDER/rates.json; from then on a cell's budget is a number of
-steps, so that what else the machine does changes nothing and a cut cell continues bit-equal.
+augmentation of a set and a learning rate that falls to zero. `--networks` and `--sets` ask for
+others: HAM10000, shares of the train patients, 128 px, a training with a contrastive term.
+
+Equal is the time of one core: a first stage (`--measure`, while nothing else runs) trains each
+network alone on one thread for a few steps and keeps its images a second in FOLDER/rates.json; from
+then on a cell's budget is a number of steps, so that what else the machine does changes nothing and
+a cut cell continues bit-equal.
 
 The calib images fit each model's probabilities; the test images are looked at once a cell, which
 test-looks.jsonl records. A cell that is finished is a line of results/fair/cells.jsonl, decisions
@@ -35,10 +39,11 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from fair_table import markdown, pool
 from log_look import LOG, log_with_commit
 
-from diffdx._files import write_json
+from diffdx._files import atomic_path, write_json
 from diffdx.errors import DiffdxError
 from diffdx.evaluation import evaluate_predictions, read_predictions
 from diffdx.evaluation.matching import matched
@@ -46,17 +51,41 @@ from diffdx.report.explanation_figures import write_figure
 from diffdx.report.paper_figures import trials_figure
 
 RESULTS = Path(__file__).parent / "results" / "fair"
-SIDE_PX, BATCH = 64, 32
+BATCH = 32
 MEASURED_STEPS = 30
-NETWORKS = ("small", "small-dit", "resnet18", "vit_small")
-DIFFUSION = ("small", "small-dit")
-SETS = ("chest-xray", "isic-melanoma")
 FEW_CHECKS = ("--set=train.validate_every=250", "--set=train.validation_images=128")
-# The lesion has no up; the chest has, and the heart has a side.
-AUGMENTED = {
-    "chest-xray": ("rotate_degrees=7", "zoom=0.1", "shift=0.05", "flip=false"),
-    "isic-melanoma": ("rotate_degrees=7", "zoom=0.1", "shift=0.05", "flip=true"),
+AUGMENTED = ("rotate_degrees=7", "zoom=0.1", "shift=0.05")
+
+
+class Images(NamedTuple):
+    """A set as its cells see it."""
+
+    of: str
+    """Whose images and splits they are."""
+    flip: bool = False
+    """Of a lesion; the heart has a side."""
+    side_px: int = 64
+    share: float = 1.0
+    """Of the train patients; a larger share has all those of a smaller one."""
+
+
+FAIR_SETS = {
+    "chest-xray": Images("chest-xray"),
+    "isic-melanoma": Images("isic-melanoma", flip=True),
 }
+SETS = {
+    **FAIR_SETS,
+    "ham10000": Images("ham10000", flip=True),
+    "chest-xray-128px": Images("chest-xray", side_px=128),
+    **{f"chest-xray-{p}pc": Images("chest-xray", share=p / 100) for p in (5, 10, 25, 50)},
+}
+DIFFUSION = {
+    "small": ["--preset", "small"],
+    "small-dit": ["--preset", "small-dit"],
+    "small-contrastive": ["--preset", "small", "--set=train.contrastive_weight=0.1"],
+}
+FAIR_NETWORKS = ("small", "small-dit", "resnet18", "vit_small")
+NETWORKS = (*FAIR_NETWORKS, "small-contrastive")
 DISCRIMINATIVE = (
     "learning_rate=0.0003",
     "learning_rate_decay=cosine",
@@ -100,15 +129,19 @@ def diffdx(log: Path, core: int | None, *arguments: object) -> None:
         raise RuntimeError(f"{arguments[0]}: exit code {code}; see {log}")
 
 
-def training(cell: Cell, data: str, run: Path, steps: int, splits: Path) -> list[str]:
+def training(cell: Cell, asked: argparse.Namespace, run: Path, steps: int) -> list[str]:
     """Return the command that trains a cell."""
-    settings = [f"--set=train.augment.{value}" for value in AUGMENTED[cell.dataset]]
+    images = SETS[cell.dataset]
+    data, splits = asked.data[images.of], splits_of(asked.work, images)
+    augmented = (*AUGMENTED, f"flip={str(images.flip).lower()}")
+    settings = [f"--set=train.augment.{value}" for value in augmented]
     if cell.network in DIFFUSION:
-        network = ["train", data, "--preset", cell.network]
+        network = ["train", data, *DIFFUSION[cell.network]]
     else:
         network = ["baseline", data, "--model", cell.network]
         settings += [f"--set=train.{value}" for value in DISCRIMINATIVE]
-    size = ["--image-size", str(SIDE_PX), "--batch-size", str(BATCH), "--seed", str(cell.seed)]
+    size = ["--image-size", str(images.side_px), "--batch-size", str(BATCH)]
+    size += ["--seed", str(cell.seed)]
     known = ["--splits", str(splits)] if splits.is_file() else []
     return [
         *(*network, "--out", str(run), *size, "--steps", str(steps), *known),
@@ -121,14 +154,30 @@ def run_of(work: Path, cell: Cell) -> Path:
     return work / cell.name.replace("/", "-")
 
 
+def splits_of(work: Path, images: Images) -> Path:
+    """Return the file of the roles; that of a share of the patients is written where it is not."""
+    whole = work / f"{images.of}-splits.csv"
+    if images.share == 1 or not whole.is_file():
+        return whole
+    part = work / f"{images.of}-{images.share:g}-splits.csv"
+    table = pd.read_csv(whole, dtype=str)
+    owner = table["patient_id"].fillna(table["image_id"])
+    train = table["role"] == "train"
+    patients = np.random.default_rng(0).permutation(np.unique(owner[train].astype(str)))
+    kept = owner.isin(patients[: round(images.share * len(patients))])
+    with atomic_path(part) as new:
+        table[~train | kept].to_csv(new, index=False)
+    return part
+
+
 def train(cell: Cell, asked: argparse.Namespace, steps: int, core: int | None) -> Path:
     """Train a cell, or continue it; return its run."""
     run = run_of(asked.work, cell)
-    record, splits = run / "run.json", asked.work / f"{cell.dataset}-splits.csv"
+    record, splits = run / "run.json", splits_of(asked.work, SETS[cell.dataset])
     if record.is_file() and json.loads(record.read_text("utf-8"))["status"] == "done":
         return run
     more = ["--resume"] if (run / "checkpoints" / "last").exists() else ["--overwrite"]
-    command = training(cell, asked.data[cell.dataset], run, steps, splits)
+    command = training(cell, asked, run, steps)
     diffdx(asked.work / f"{run.name}.log", core, *command, *more)
     with _written:
         if not splits.is_file():
@@ -137,17 +186,23 @@ def train(cell: Cell, asked: argparse.Namespace, steps: int, core: int | None) -
     return run
 
 
+def rate_key(network: str, dataset: str) -> str:
+    """Return the name of a speed; a share of the patients is not another one."""
+    images = SETS[dataset]
+    return f"{network}/{images.of if images.share < 1 else dataset}"
+
+
 def measure_rates(asked: argparse.Namespace) -> dict[str, float]:
     """Return images a second of each network alone on each set, measured where it is not yet."""
     file = asked.work / "rates.json"
     rates = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    for network, dataset in itertools.product(NETWORKS, SETS):
-        key = f"{network}/{dataset}"
+    for network, dataset in itertools.product(asked.networks, asked.sets):
+        key, images = rate_key(network, dataset), SETS[dataset]
         if key in rates:
             continue
-        run, cell = asked.work / "measured" / key.replace("/", "-"), Cell(network, dataset, 0)
-        splits = asked.work / f"{dataset}-splits.csv"
-        command = training(cell, asked.data[dataset], run, asked.measured_steps, splits)
+        run = asked.work / "measured" / key.replace("/", "-")
+        splits = asked.work / f"{images.of}-splits.csv"
+        command = training(Cell(network, dataset, 0), asked, run, asked.measured_steps)
         diffdx(asked.work / "measured.log", asked.core, *command, "--overwrite")
         record = json.loads((run / "run.json").read_text("utf-8"))
         rates[key] = record["images_seen"] / record["train_seconds"]
@@ -160,7 +215,7 @@ def measure_rates(asked: argparse.Namespace) -> dict[str, float]:
 
 def classify(cell: Cell, run: Path, asked: argparse.Namespace, core: int | None) -> dict[str, Any]:
     """Classify calib and test images, calibrate in between; return the test's summary."""
-    log, data = asked.work / f"{run.name}.log", asked.data[cell.dataset]
+    log, data = asked.work / f"{run.name}.log", asked.data[SETS[cell.dataset].of]
     trials = ["--trials", asked.trials] if cell.network in DIFFUSION else []
     for split, limit in (("calib", asked.calib_images), ("test", asked.images)):
         out = run / split
@@ -177,8 +232,7 @@ def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict
     record = json.loads((run / "run.json").read_text("utf-8"))
     stored = read_predictions(run / "test").labelled()
     order = np.argsort(stored.table["image_id"].to_numpy(dtype=str))
-    positive = stored.positive
-    assert positive is not None
+    k = stored.positive if len(stored.classes) == 2 else None
     patients = np.unique([stored.patients[i] for i in order], return_inverse=True)[1]
     rules = ("vote", "mean_v", "mean_eps", "mean_x") if stored.rules else ("softmax",)
     decided = {rule: stored.decide(rule) for rule in rules}
@@ -192,22 +246,34 @@ def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict
         "calls_per_image": summary["nfe"]["mean"],
         "seconds_per_image": round(summary["seconds"] / summary["n"], 4),
         "n": len(order),
-        "labels": (stored.labels[order] == positive).astype(int).tolist(),
+        "labels": classes_of(stored.labels[order], k),
         "patients": patients.tolist(),
-        "prob": stored.probabilities[order, positive].round(4).tolist(),
+        "prob": scores_of(stored.probabilities[order].round(4), k),
         "decisions": {
             rule: {
-                "y_hat": (made.y_hat[order] == positive).astype(int).tolist(),
-                "score": [float(f"{s:.5g}") for s in made.scores[order, positive]],
+                "y_hat": classes_of(made.y_hat[order], k),
+                "score": scores_of(made.scores[order], k),
             }
             for rule, made in decided.items()
         },
     }
 
 
+def classes_of(found: np.ndarray, k: int | None) -> list[int]:
+    """Return class numbers, 1 being the positive class k of two; None leaves all as they are."""
+    return [int(one) if k is None else int(one == k) for one in found]
+
+
+def scores_of(scores: np.ndarray, k: int | None) -> list[Any]:
+    """Return what the positive class k of two scores, or what every class does, in 5 digits."""
+    if k is not None:
+        return [float(f"{score:.5g}") for score in scores[:, k]]
+    return [[float(f"{score:.5g}") for score in row] for row in scores]
+
+
 def make(cell: Cell, asked: argparse.Namespace, rates: dict[str, float], core: int | None) -> None:
     """Make one cell and write its line."""
-    rate = rates[f"{cell.network}/{cell.dataset}"]
+    rate = rates[rate_key(cell.network, cell.dataset)]
     steps = asked.steps or max(1, round(60 * asked.minutes * rate / BATCH))
     started = time.monotonic()
     run = train(cell, asked, steps, core)
@@ -217,7 +283,7 @@ def make(cell: Cell, asked: argparse.Namespace, rates: dict[str, float], core: i
         log_with_commit(f"fair.py: {cell.name}", summary, asked.looks)
         with asked.cells.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        done = len(finished(asked.cells))
+        done = sum(cell.name in finished(asked.cells) for cell in asked.all)
         minutes = (time.monotonic() - started) / 60
         print(f"{cell.name}: {minutes:.1f} minutes; {done} of {len(asked.all)} done", flush=True)
 
@@ -235,6 +301,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--chest", help="The chest X-rays.")
     parser.add_argument("--skin", help="isic2020:FOLDER of the melanomas.")
+    parser.add_argument("--lesions", help="ham10000:FOLDER.")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=FAIR_NETWORKS)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(FAIR_SETS))
     parser.add_argument("--work", type=Path, default=Path("runs/fair"))
     parser.add_argument("--minutes", type=float, default=8, help="Of one core, for each training.")
     parser.add_argument("--steps", type=int, help="In place of the minutes; for trying out.")
@@ -252,13 +321,18 @@ def main() -> None:
     parser.add_argument("--looks", type=Path, default=LOG)
     asked = parser.parse_args()
     asked.cells = asked.results / "cells.jsonl"
-    asked.data = dict(zip(SETS, (asked.chest, asked.skin), strict=True))
+    asked.data = {
+        "chest-xray": asked.chest,
+        "isic-melanoma": asked.skin,
+        "ham10000": asked.lesions,
+    }
     asked.results.mkdir(parents=True, exist_ok=True)
-    asked.all = [Cell(*one) for one in itertools.product(NETWORKS, SETS, asked.seeds)]
+    asked.all = [Cell(*one) for one in itertools.product(asked.networks, asked.sets, asked.seeds)]
     failed: list[str] = []
     if not asked.table:
-        if not (asked.chest and asked.skin):
-            parser.error("--chest and --skin are needed to make cells")
+        missing = {SETS[name].of for name in asked.sets if not asked.data[SETS[name].of]}
+        if missing:
+            parser.error(f"--chest, --skin, --lesions: the data of {', '.join(missing)} is needed")
         rates = measure_rates(asked)
         if asked.measure:
             return
@@ -268,7 +342,7 @@ def main() -> None:
         found = pool(lines)
         write_json(asked.results / "fair.json", found)
         (asked.results / "fair.md").write_text(markdown(found), encoding="utf-8")
-        print(f"{len(lines)} of {len(asked.all)} done; {asked.results / 'fair.json'}")
+        print(f"{len(lines)} cells; {asked.results / 'fair.json'}")
         draw_trials(asked)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}; the same command tries them again")
@@ -277,7 +351,7 @@ def main() -> None:
 def draw_trials(asked: argparse.Namespace) -> None:
     """Draw the rules against the number of trials, mean of the seeds whose runs are still there."""
     found = {}
-    for network, dataset in itertools.product(DIFFUSION, SETS):
+    for network, dataset in itertools.product(DIFFUSION, asked.sets):
         runs = [
             run_of(asked.work, c) for c in asked.all if (c.network, c.dataset) == (network, dataset)
         ]
@@ -296,8 +370,8 @@ def make_all(asked: argparse.Namespace, rates: dict[str, float]) -> list[str]:
     cells = [cell for cell in asked.all if not asked.only or cell.name in asked.only]
     waiting = [cell for cell in cells if cell.name not in done]
     # The first cell of a set makes the splits that its others take.
-    for dataset in SETS:
-        if not (asked.work / f"{dataset}-splits.csv").is_file():
+    for dataset in asked.sets:
+        if not splits_of(asked.work, SETS[dataset]).is_file():
             raise SystemExit(f"{asked.work}: no splits of {dataset}; run with --measure first")
     failed: list[str] = []
     cores = [asked.core] if asked.parallel == 1 else list(range(asked.parallel))

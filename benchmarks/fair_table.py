@@ -6,7 +6,11 @@
 A resample of the patients is one for all networks and seeds, so that what is hard for all cancels.
 The interval speaks of other patients, `spread` (the standard deviation over the seeds) of other
 trainings. McNemar's and DeLong's tests are of each seed alone: pooled over seeds the same images
-would count several times.
+would count several times. Over all sets, a difference is the mean of the sets' differences, each
+set resampled by itself.
+
+A diffusion classifier and a discriminative one of the same seed are also read together: the mean of
+their calibrated log odds (two classes), or of their log probabilities (more).
 """
 
 import itertools
@@ -25,42 +29,62 @@ from diffdx.metrics import (
     mcnemar,
     patient_resamples,
 )
-from diffdx.uncertainty.reliability import reliability
+from diffdx.uncertainty.reliability import claim, reliability
 
 COMPARED = ("accuracy", "balanced_accuracy", "f1", "auroc")
 OWN_RULES = ("softmax", "vote", "mean_v")
-"""Of those rules the readers are compared in pairs; of the others only the scores are told."""
+"""Of those rules all readers are compared in pairs; others with the vote of the same model."""
+FUSED = "fused"
 RESAMPLES = 1000
+LEAST = 5e-5
+"""Half of the last digit that a line keeps of a probability."""
 Json = dict[str, Any]
 Sampled = dict[str, np.ndarray]
 """By metric: its value, then that on each resample of the patients."""
+Readers = dict[str, tuple[str, list[Json]]]
+"""By name: the rule, and a cell of each seed."""
 
 
 def metrics_of(line: Json, rule: str) -> dict[str, Callable[..., float]]:
     """Return a cell's metrics as functions of image weights."""
     y = np.array(line["labels"])
     made = line["decisions"][rule]
-    y_hat, score = np.array(made["y_hat"]), np.array(made["score"])
-    scores = np.stack([-score, score], axis=1)
+    y_hat, scores, positive = np.array(made["y_hat"]), np.array(made["score"]), None
+    if scores.ndim == 1:
+        # Two classes: the score of the positive one, which is class 1.
+        scores, positive = np.stack([-scores, scores], axis=1), 1
+    count = scores.shape[1]
     return {
         "accuracy": partial(accuracy, y, y_hat),
-        "balanced_accuracy": partial(balanced_accuracy, y, y_hat, num_classes=2),
-        "f1": partial(f1, y, y_hat, num_classes=2, positive=1),
-        "auroc": partial(auroc, y, scores, positive=1),
+        "balanced_accuracy": partial(balanced_accuracy, y, y_hat, num_classes=count),
+        "f1": partial(f1, y, y_hat, num_classes=count, positive=positive),
+        "auroc": partial(auroc, y, scores, positive=positive),
     }
 
 
 def pool(lines: Sequence[Json], *, n_resamples: int = RESAMPLES) -> Json:
-    """Return all tables of all sets."""
+    """Return the tables of each set, and the differences over all of them."""
     datasets = list(dict.fromkeys(line["dataset"] for line in lines))
-    tables = {
-        d: pool_set([line for line in lines if line["dataset"] == d], n_resamples) for d in datasets
-    }
-    return {"name": "fair", "cells": len(lines), "resamples": n_resamples, "sets": tables}
+    tables, drawn = {}, []
+    for seed, name in enumerate(datasets):
+        cells = [line for line in lines if line["dataset"] == name]
+        table, sampled = pool_set(cells, n_resamples, seed=seed)
+        tables[name] = table
+        drawn.append(sampled)
+    everywhere = [pair for pair in drawn[0] if all(pair in one for one in drawn)]
+    over_all = [
+        {"a": a, "b": b, "differences": intervals(mean_of([one[a, b] for one in drawn]))}
+        for a, b in everywhere
+        if len(drawn) > 1
+    ]
+    settings = {"cells": len(lines), "resamples": n_resamples}
+    return {"name": "fair", **settings, "sets": tables, "over_all_sets": over_all}
 
 
-def pool_set(lines: Sequence[Json], n_resamples: int) -> Json:
-    """Return the rows and the pairs of one set.
+def pool_set(
+    lines: Sequence[Json], n_resamples: int, *, seed: int
+) -> tuple[Json, dict[tuple[str, str], Sampled]]:
+    """Return the rows and the pairs of one set, and each pair's resampled differences.
 
     Raises:
         ValueError: if the cells are of other images: nothing could be paired.
@@ -68,34 +92,81 @@ def pool_set(lines: Sequence[Json], n_resamples: int) -> Json:
     images = lines[0]["labels"], lines[0]["patients"]
     if any((line["labels"], line["patients"]) != images for line in lines):
         raise ValueError("the cells of a set hold other images; remove the lines of older ones")
-    drawn = patient_resamples([str(p) for p in images[1]], n_resamples=n_resamples)
-    weights = np.vstack([np.ones(drawn.shape[1]), drawn])
-    # A diffusion model is read by its vote, the paper's rule, and by the mean in every space.
-    readers: dict[str, tuple[str, list[Json]]] = {}
-    for line in lines:
-        for rule in line["decisions"]:
-            name = line["network"] if rule == "softmax" else f"{line['network']}, {rule}"
-            readers.setdefault(name, (rule, []))[1].append(line)
+    patients = [str(patient) for patient in images[1]]
+    resamples = patient_resamples(patients, n_resamples=n_resamples, seed=seed)
+    weights = np.vstack([np.ones(resamples.shape[1]), resamples])
+    readers, pairs = readers_of(lines)
     sampled = {
-        name: [sample(cell, rule, weights) for cell in cells]
+        name: mean_and_seeds([sample(cell, rule, weights) for cell in cells])
         for name, (rule, cells) in readers.items()
     }
-    own = [name for name, (rule, _) in readers.items() if rule in OWN_RULES]
-    return {
+    drawn = {(a, b): less(sampled[a][0], sampled[b][0]) for a, b in pairs}
+    table = {
         "n": lines[0]["n"],
-        "patients": len(set(images[1])),
+        "patients": len(set(patients)),
         "rows": [
-            row_of(name, rule, cells, sampled[name]) for name, (rule, cells) in readers.items()
+            row_of(name, rule, cells, *sampled[name]) for name, (rule, cells) in readers.items()
         ],
         "pairs": [
             {
                 "a": a,
                 "b": b,
-                "differences": differences(sampled[a], sampled[b]),
+                "differences": intervals(drawn[a, b]),
                 "tests": tests(readers[a], readers[b]),
             }
-            for a, b in itertools.combinations(own, 2)
+            for a, b in pairs
         ],
+    }
+    return table, drawn
+
+
+def readers_of(lines: Sequence[Json]) -> tuple[Readers, list[tuple[str, str]]]:
+    """Return all readers of a set, and the pairs of them that are compared.
+
+    A diffusion model is read by its vote, the paper's rule, and by the mean in every space.
+    """
+    readers: Readers = {}
+    for line in lines:
+        for rule in line["decisions"]:
+            name = line["network"] if rule == "softmax" else f"{line['network']}, {rule}"
+            readers.setdefault(name, (rule, []))[1].append(line)
+    own = [name for name, (rule, _) in readers.items() if rule in OWN_RULES]
+    pairs = list(itertools.combinations(own, 2))
+    voting = [name for name, (rule, _) in readers.items() if rule == "vote"]
+    discriminative = [name for name, (rule, _) in readers.items() if rule == "softmax"]
+    for name in voting:
+        network = name.removesuffix("vote")
+        means = [f"{network}{rule}" for rule in ("mean_eps", "mean_x")]
+        pairs += [(name, mean) for mean in means if mean in readers]
+    for a, b in itertools.product(voting, discriminative):
+        by_seed = {cell["seed"]: cell for cell in readers[b][1]}
+        cells = [fused(c, by_seed[c["seed"]]) for c in readers[a][1] if c["seed"] in by_seed]
+        if cells:
+            name = cells[0]["network"]
+            readers[name] = FUSED, cells
+            pairs += [(name, a), (name, b)]
+    return readers, pairs
+
+
+def fused(a: Json, b: Json) -> Json:
+    """Return a cell that reads with two others, the same images in both."""
+    log_p = []
+    for cell in (a, b):
+        p = np.clip(np.array(cell["prob"]), LEAST, 1 - LEAST)
+        log_p.append(np.log(p) if p.ndim == 2 else np.log(p) - np.log1p(-p))
+    score = sum(log_p) / 2
+    if score.ndim == 2:
+        y_hat, prob = score.argmax(axis=1), np.exp(score)
+        prob /= prob.sum(axis=1, keepdims=True)
+    else:
+        y_hat, prob = (score > 0).astype(int), 1 / (1 + np.exp(-score))
+    both = ("parameters", "calls_per_image", "seconds_per_image")
+    return {
+        **a,
+        **{name: a[name] + b[name] for name in both},
+        "network": f"{a['network']} + {b['network']}",
+        "prob": prob.tolist(),
+        "decisions": {FUSED: {"y_hat": y_hat.tolist(), "score": score.tolist()}},
     }
 
 
@@ -107,12 +178,33 @@ def sample(line: Json, rule: str, weights: np.ndarray) -> Sampled:
     }
 
 
-def row_of(name: str, rule: str, cells: Sequence[Json], sampled: Sequence[Sampled]) -> Json:
+def mean_and_seeds(sampled: Sequence[Sampled]) -> tuple[Sampled, Sampled]:
+    """Return the mean over the seeds, and the values of the seeds on all images."""
+    values = {name: np.array([one[name][0] for one in sampled]) for name in COMPARED}
+    return mean_of(sampled), values
+
+
+def mean_of(sampled: Sequence[Sampled]) -> Sampled:
+    """Return the mean of each metric, resample by resample."""
+    return {name: np.mean([one[name] for one in sampled], axis=0) for name in COMPARED}
+
+
+def less(first: Sampled, second: Sampled) -> Sampled:
+    """Return the difference of each metric, resample by resample."""
+    return {name: first[name] - second[name] for name in COMPARED}
+
+
+def intervals(sampled: Sampled) -> Json:
+    """Return value and interval of each metric."""
+    return {name: interval(values) for name, values in sampled.items()}
+
+
+def row_of(name: str, rule: str, cells: Sequence[Json], mean: Sampled, seeds: Sampled) -> Json:
     """Return one reader: metrics, calibration, cost."""
-    scored = {}
-    for metric in COMPARED:
-        by_seed = np.stack([one[metric] for one in sampled])
-        scored[metric] = interval(by_seed.mean(axis=0)) | {"spread": float(by_seed[:, 0].std())}
+    scored = {
+        metric: found | {"spread": float(seeds[metric].std())}
+        for metric, found in intervals(mean).items()
+    }
     errors = [calibration_error(cell) for cell in cells]
     return {
         "name": name,
@@ -129,14 +221,6 @@ def row_of(name: str, rule: str, cells: Sequence[Json], sampled: Sequence[Sample
     }
 
 
-def differences(first: Sequence[Sampled], second: Sequence[Sampled]) -> Json:
-    """Return the difference of the means over seeds of each metric, the same resamples for both."""
-    means = [
-        {m: np.mean([s[m] for s in cells], axis=0) for m in COMPARED} for cells in (first, second)
-    ]
-    return {metric: interval(means[0][metric] - means[1][metric]) for metric in COMPARED}
-
-
 def tests(first: tuple[str, Sequence[Json]], second: tuple[str, Sequence[Json]]) -> list[Json]:
     """Return McNemar's and DeLong's test of the cells of each seed."""
     by_seed = {cell["seed"]: cell for cell in second[1]}
@@ -147,16 +231,19 @@ def tests(first: tuple[str, Sequence[Json]], second: tuple[str, Sequence[Json]])
         of_a, of_b = a["decisions"][first[0]], by_seed[a["seed"]]["decisions"][second[0]]
         y = np.array(a["labels"])
         right = (np.array(made["y_hat"]) == y for made in (of_a, of_b))
-        ranked = delong(y == 1, np.array(of_a["score"]), np.array(of_b["score"]))
-        p_value = None if np.isnan(ranked.p_value) else float(ranked.p_value)
+        ranks = [np.array(made["score"]) for made in (of_a, of_b)]
+        p_value = delong(y == 1, *ranks).p_value if ranks[0].ndim == 1 else np.nan
+        p_value = None if np.isnan(p_value) else float(p_value)
         found.append({"seed": a["seed"], "mcnemar": vars(mcnemar(*right)), "delong_p": p_value})
     return found
 
 
 def calibration_error(cell: Json) -> float:
     """Return the expected calibration error of a cell's calibrated probability."""
-    target = np.array(cell["prob"]), np.array(cell["labels"]) == 1
-    return reliability(target).error
+    prob, labels = np.array(cell["prob"]), np.array(cell["labels"])
+    if prob.ndim == 1:
+        return reliability((prob, labels == 1)).error
+    return reliability(claim(prob, labels, None)).error
 
 
 def interval(values: np.ndarray) -> Json:
@@ -176,6 +263,10 @@ def markdown(found: Json) -> str:
         lines += _rows(heads, [_reader_cells(row) for row in table["rows"]])
         heads = ["difference", *_WORDS.values(), "McNemar p", "DeLong p"]
         lines += _rows(heads, [_pair_cells(pair) for pair in table["pairs"]])
+    if found["over_all_sets"]:
+        lines += ["## Differences over all sets", ""]
+        cells = [_difference_cells(pair) for pair in found["over_all_sets"]]
+        lines += _rows(["difference", *_WORDS.values()], cells)
     return "\n".join(
         [
             *lines,
@@ -214,8 +305,12 @@ def _pair_cells(pair: Json) -> list[str]:
     delongs = ", ".join(
         "n/a" if (p := test["delong_p"]) is None else f"{p:.2g}" for test in pair["tests"]
     )
+    return [*_difference_cells(pair), mcnemars, delongs]
+
+
+def _difference_cells(pair: Json) -> list[str]:
     scores = [_interval(pair["differences"][m], sign="+") for m in _WORDS]
-    return [f"{pair['a']} less {pair['b']}", *scores, mcnemars, delongs]
+    return [f"{pair['a']} less {pair['b']}", *scores]
 
 
 def _interval(found: Json, sign: str = "") -> str:

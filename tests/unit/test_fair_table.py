@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffdx.metrics import accuracy, auroc, mcnemar
+from diffdx.metrics import accuracy, auroc, balanced_accuracy, mcnemar
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 fair_table = pytest.importorskip("fair_table")
@@ -77,11 +77,59 @@ def test_the_markdown_has_a_row_for_every_reader_and_pair():
     found = fair_table.pool(lines, n_resamples=100)
     text = fair_table.markdown(found)
     rows = [row.split(" | ") for row in text.splitlines() if row.startswith("| ")]
-    assert len({len(row) for row in rows[:5]}) == 1
+    assert len({len(row) for row in rows[:6]}) == 1
     named = [row[0].removeprefix("| ") for row in rows]
     readers = ["small, vote", "small, mean_v", "resnet18"]
-    pairs = [f"{a} less {b}" for a, b in [readers[:2], readers[::2], readers[1:]]]
-    assert named == ["reader", "---", *readers, "difference", "---", *pairs]
+    both = "small + resnet18"
+    compared = [readers[:2], readers[::2], readers[1:], (both, readers[0]), (both, readers[2])]
+    pairs = [f"{a} less {b}" for a, b in compared]
+    assert named == ["reader", "---", *readers, both, "difference", "---", *pairs]
     auroc_of = {row["name"]: row["auroc"]["value"] for row in found["sets"]["chest-xray"]["rows"]}
     assert rows[4][4].startswith(f"{auroc_of['resnet18']:.3f} [")
     assert "Research use only" in text
+
+
+def test_two_readers_together_are_one_with_the_mean_of_their_log_odds():
+    a, b = line("small", 0, rules=("vote",)), line("resnet18", 0)
+    y = np.array(a["labels"])
+    odds = [np.log(p / (1 - p)) for p in (np.array(cell["prob"]) for cell in (a, b))]
+    scores = (odds[0] + odds[1]) / 2
+    found = fair_table.pool([a, b], n_resamples=100)["sets"]["chest-xray"]
+    both = found["rows"][-1]
+    assert both["name"] == "small + resnet18"
+    expected = auroc(y, np.stack([-scores, scores], 1), positive=1)
+    assert both["auroc"]["value"] == pytest.approx(expected)
+    assert both["accuracy"]["value"] == pytest.approx(accuracy(y, (scores > 0).astype(int)))
+    assert (both["calls_per_image"], both["parameters"]) == (2, 10)
+
+
+def test_differences_over_all_sets_are_the_means_of_the_sets():
+    lines = [
+        line(network, 0, skill=skill, dataset=dataset)
+        for dataset in ("chest-xray", "isic-melanoma")
+        for network, skill in (("resnet18", 2.0), ("vit_small", 0.5))
+    ]
+    found = fair_table.pool(lines, n_resamples=200)
+    (pooled,) = found["over_all_sets"]
+    each = [table["pairs"][0]["differences"]["auroc"] for table in found["sets"].values()]
+    value = np.mean([one["value"] for one in each])
+    assert pooled["differences"]["auroc"]["value"] == pytest.approx(value)
+    width = [one["high"] - one["low"] for one in (*each, pooled["differences"]["auroc"])]
+    assert width[2] < min(width[:2])
+    assert fair_table.pool(lines[:2], n_resamples=100)["over_all_sets"] == []
+
+
+def test_more_than_two_classes_are_read_by_macro_scores():
+    rng = np.random.default_rng(0)
+    labels = np.arange(N) % 3
+    prob = rng.dirichlet(np.ones(3), size=N)
+    made = {"y_hat": prob.argmax(1).tolist(), "score": prob.tolist()}
+    cell = line("small", 0) | {
+        "labels": labels.tolist(), "prob": prob.tolist(), "decisions": {"vote": made},
+    }  # fmt: skip
+    other = cell | {"network": "resnet18", "decisions": {"softmax": made}}
+    found = fair_table.pool([cell, other], n_resamples=100)["sets"]["chest-xray"]
+    expected = balanced_accuracy(labels, prob.argmax(1), num_classes=3)
+    assert [row["balanced_accuracy"]["value"] for row in found["rows"]] == [expected] * 3
+    assert found["rows"][2]["auroc"]["value"] == pytest.approx(auroc(labels, prob, positive=None))
+    assert found["pairs"][0]["tests"][0]["delong_p"] is None
