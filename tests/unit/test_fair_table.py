@@ -46,12 +46,13 @@ def test_a_model_does_not_differ_from_itself():
     lines = [line("small", seed, rules=("vote", "mean_v", "mean_x")) for seed in (0, 1)]
     found = fair_table.pool(lines, n_resamples=100)["sets"]["chest-xray"]
     assert [row["rule"] for row in found["rows"]] == ["vote", "mean_v", "mean_x"]
-    (pair,) = found["pairs"]
-    assert (pair["a"], pair["b"]) == ("small, vote", "small, mean_v")
-    for difference in pair["differences"].values():
-        assert difference == {"value": 0, "low": 0, "high": 0}
-    assert [test["mcnemar"]["p_value"] for test in pair["tests"]] == [1, 1]
-    assert pair["tests"][0]["delong_p"] is None, "no difference has no standard error"
+    compared = [(pair["a"], pair["b"]) for pair in found["pairs"]]
+    assert compared == [("small, vote", "small, mean_v"), ("small, vote", "small, mean_x")]
+    for pair in found["pairs"]:
+        for difference in pair["differences"].values():
+            assert difference == {"value": 0, "low": 0, "high": 0}
+        assert [test["mcnemar"]["p_value"] for test in pair["tests"]] == [1, 1]
+        assert pair["tests"][0]["delong_p"] is None, "no difference has no standard error"
 
 
 def test_pairs_are_tested_on_the_same_seed():
