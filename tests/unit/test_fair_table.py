@@ -4,12 +4,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from diffdx.metrics import accuracy, auroc, balanced_accuracy, mcnemar
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 fair_table = pytest.importorskip("fair_table")
+fair = pytest.importorskip("fair")
 sys.path.pop(0)
 
 N = 60
@@ -134,3 +136,26 @@ def test_more_than_two_classes_are_read_by_macro_scores():
     assert [row["balanced_accuracy"]["value"] for row in found["rows"]] == [expected] * 3
     assert found["rows"][2]["auroc"]["value"] == pytest.approx(auroc(labels, prob, positive=None))
     assert found["pairs"][0]["tests"][0]["delong_p"] is None
+
+
+def test_a_share_of_the_patients_is_part_of_every_larger_one(tmp_path):
+    roles = np.array(["train"] * 300 + ["val", "calib", "test"] * 20)
+    table = pd.DataFrame({"image_id": [f"{i}.png" for i in range(360)], "role": roles})
+    table["patient_id"] = [None if i % 7 == 0 else f"P{i // 3}" for i in range(360)]
+    whole = tmp_path / "chest-xray-splits.csv"
+    table.to_csv(whole, index=False)
+    assert fair.splits_of(tmp_path, fair.SETS["chest-xray-128px"]) == whole
+    before = set()
+    for percent in (5, 10, 25, 50):
+        images = fair.SETS[f"chest-xray-{percent}pc"]
+        part = pd.read_csv(fair.splits_of(tmp_path, images))
+        left_out = table[~table["image_id"].isin(part["image_id"])]
+        assert set(left_out["role"]) == {"train"}
+        train = part[part["role"] == "train"]
+        assert not set(train["patient_id"].dropna()) & set(left_out["patient_id"].dropna())
+        owners = set(train["patient_id"].fillna(train["image_id"]))
+        everyone = table[roles == "train"]
+        everyone = set(everyone["patient_id"].fillna(everyone["image_id"]))
+        assert len(owners) == round(percent / 100 * len(everyone))
+        assert before < owners
+        before = owners
