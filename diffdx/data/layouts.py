@@ -128,9 +128,9 @@ def open_layout(name: str, rest: str, *, uncertain: str | None = None) -> Datase
     layout = LAYOUTS[name]
     root, _, query = rest.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
+    if uncertain is not None:
+        options.setdefault("uncertain", uncertain)
     if layout.options is not None:
-        if uncertain is not None and "uncertain" in layout.options:
-            options.setdefault("uncertain", uncertain)
         _check(name, options, layout.options)
     return layout.open(Path(root), options)
 

@@ -50,7 +50,8 @@ def open_dataset(
 
     Raises:
         DataError: if nothing is there, a class folder is empty, or the table is faulty.
-        ConfigError: if `positive` is no class of the data.
+        ConfigError: if `positive` is no class of the data, or `uncertain` is given for data that
+            has no uncertain labels.
     """
     layout = _LAYOUT.fullmatch(str(spec))
     if layout and not os.path.lexists(spec):
@@ -64,6 +65,11 @@ def open_dataset(
             dataset.warnings += facts
             dataset.source = FileSource(frame, refuse_burned_in)
         return dataset
+    if uncertain is not None:
+        raise ConfigError(
+            f"{str(spec)!r}: uncertain={uncertain!r}, but only CheXpert, read as chexpert:ROOT, "
+            "has uncertain labels; leave it out"
+        )
     path = Path(spec)
     if path.is_dir():
         records, warnings = _read_folder(path)

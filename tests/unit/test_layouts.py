@@ -91,6 +91,11 @@ class TestCheXpert:
         with pytest.raises(ConfigError, match="uncertain='maybe'; choose drop, zero, one"):
             open_dataset(f"chexpert:{forty}?uncertain=maybe")
 
+    @pytest.mark.parametrize("data", ["phantoms:chest?n=4", "ham10000:nowhere", "nowhere"])
+    def test_other_data_has_no_uncertain_labels(self, data):
+        with pytest.raises(ConfigError, match=r"'uncertain'; known|has uncertain labels"):
+            open_dataset(data, uncertain="drop")
+
     def test_without_uncertain_labels_nothing_need_be_said(self, tmp_path):
         rows = [(i, V, "1.0", "") for i in range(20)] + [(i, V, "", "1.0") for i in range(20, 40)]
         assert len(open_dataset(f"chexpert:{chexpert(tmp_path, rows)}")) == 40
