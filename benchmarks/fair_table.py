@@ -272,7 +272,7 @@ def markdown(found: Json) -> str:
             *lines,
             "- Metrics: mean over the seeds [95% bootstrap by patient] ± deviation between seeds.",
             "- ECE: of the calibrated probability, one for all rules of a model.",
-            "- Calls: of the network, for an image. Seconds: of one core, the other at work beside it.",
+            "- Calls, seconds: of the network, and of one core beside another at work, for an image.",
             "- Tests: one p value a seed.",
             "",
         ]
