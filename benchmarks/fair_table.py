@@ -272,7 +272,7 @@ def markdown(found: Json) -> str:
             *lines,
             "- Metrics: mean over the seeds [95% bootstrap by patient] ± deviation between seeds.",
             "- ECE: of the calibrated probability, one for all rules of a model.",
-            "- Calls, seconds: of the network, and of one core beside another at work, for an image.",
+            "- For an image: calls of the network, seconds of one core beside another at work.",
             "- Tests: one p value a seed.",
             "",
         ]
