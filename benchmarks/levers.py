@@ -3,12 +3,12 @@
     python benchmarks/levers.py DATA --work FOLDER [--only NAME ...] [--steps 1091] [--core N]
 
 DATA is the chest X-ray folder (`chest-xray` of the data guide). Every training is the preset
-`small` at 64 px with the same seed and splits, for ten minutes of one core, given as steps of 32
-images (58.2 images a second, measured by `fair.py --measure`); a lever that makes a step dearer
-gets as many fewer. Each model classifies the validation images and an altered copy of each
-(brightness, contrast, frame, sharpness: another site), with the same trials. A lever is kept if the
-paired 95% interval, by patients, of its gain over `base` in the vote's AUROC (the mean of that on
-images and that on copies) is above 0.
+`small`, or `small-dit`, at 64 px with the same seed and splits, for ten minutes of one core, given
+as steps of 32 images (58.2 images a second, measured by `fair.py --measure`); a lever that makes a
+step dearer gets as many fewer. Each model classifies the validation images and an altered copy of
+each (brightness, contrast, frame, sharpness: another site), with the same trials. A lever is kept
+if the paired 95% interval, by patients, of its gain over `base` in the vote's AUROC (the mean of
+that on images and that on copies) is above 0.
 
 FOLDER keeps the runs: what is finished is not repeated, and processes may share the levers between
 them once `base`, which makes the splits, is trained. Writes benchmarks/results/levers.json.
@@ -60,6 +60,7 @@ class Lever(NamedTuple):
     """Of a step, relative to that of `base`."""
     prepare: Callable[[Pixels], Pixels] | None = None
     """Change of every image, for training and for use."""
+    preset: str = "small"
 
 
 LOOKS = [f"train.augment.{v}" for v in ("gamma=1.7", "contrast=1.4", "blur_sigma_px=[0.1,0.8]")]
@@ -72,6 +73,8 @@ LEVERS = {
     "percentiles": Lever([], prepare=percentiles),
     "equalised": Lever([], prepare=equalised),
     "contrastive looks": Lever([CONTRASTIVE, *LOOKS], cost=1.9),
+    "transformer": Lever([], cost=2.0, preset="small-dit"),
+    "contrastive transformer": Lever([CONTRASTIVE], cost=3.8, preset="small-dit"),
     "wider affine": Lever(WIDER),
     "narrow noise": Lever(["model.schedule.logsnr_min=-4", "model.schedule.logsnr_max=4"]),
     "uniform weight": Lever(["train.weighting=uniform"]),
@@ -130,7 +133,7 @@ def make(name: str, asked: argparse.Namespace) -> None:
         own_splits = splits_of(images, splits)
     record = run / "run.json"
     if not (record.is_file() and json.loads(record.read_text("utf-8"))["status"] == "done"):
-        options = ["--preset", "small", "--steps", round(asked.steps / lever.cost)]
+        options = ["--preset", lever.preset, "--steps", round(asked.steps / lever.cost)]
         options += ["--image-size", SIDE_PX, "--set=train.validate_every=100000"]
         options += ["--num-workers=1", "--no-progress"]
         options += [f"--set={one}" for one in lever.assignments]
