@@ -64,7 +64,8 @@ def augment(x: Images, config: AugmentConfig, generator: torch.Generator) -> Ima
     if config.blur_sigma_px is not None:
         low, high = config.blur_sigma_px
         sigma_px = low + (high - low) * torch.rand(len(x), generator=generator)
-        x = gaussian_blur(x, sigma_px.to(x))
+        # Its weights sum to 1 up to rounding; below -1, gamma would take a power of less than 0.
+        x = gaussian_blur(x, sigma_px.to(x)).clamp(-1, 1)
     if config.gamma > 1:
         power = _per_image(_factors(config.gamma, len(x), generator), x)
         x = 2 * ((x + 1) / 2) ** power - 1

@@ -138,3 +138,9 @@ def test_overshoot_of_the_interpolation_is_clipped(flip):
     changed = augment(checks, AugmentConfig(rotate_degrees=30, flip=flip), generator())
     assert changed.min() >= -1
     assert changed.max() <= 1
+
+
+def test_gamma_after_blur_is_a_number_where_an_image_is_black():
+    changes = only(gamma=1.7, blur_sigma_px=(0.1, 0.8))
+    made = augment(torch.full((256, 1, 16, 16), -1.0), changes, generator())
+    torch.testing.assert_close(made, torch.full_like(made, -1.0), atol=1e-3, rtol=0)
