@@ -160,6 +160,8 @@ def splits_of(work: Path, images: Images) -> Path:
     if images.share == 1 or not whole.is_file():
         return whole
     part = work / f"{images.of}-{images.share:g}-splits.csv"
+    if part.is_file():
+        return part
     table = pd.read_csv(whole, dtype=str)
     owner = table["patient_id"].fillna(table["image_id"])
     train = table["role"] == "train"
@@ -173,16 +175,12 @@ def splits_of(work: Path, images: Images) -> Path:
 def train(cell: Cell, asked: argparse.Namespace, steps: int, core: int | None) -> Path:
     """Train a cell, or continue it; return its run."""
     run = run_of(asked.work, cell)
-    record, splits = run / "run.json", splits_of(asked.work, SETS[cell.dataset])
+    record = run / "run.json"
     if record.is_file() and json.loads(record.read_text("utf-8"))["status"] == "done":
         return run
     more = ["--resume"] if (run / "checkpoints" / "last").exists() else ["--overwrite"]
     command = training(cell, asked, run, steps)
     diffdx(asked.work / f"{run.name}.log", core, *command, *more)
-    with _written:
-        if not splits.is_file():
-            # Those of the first cell are everyone's: another seed is another training.
-            splits.write_bytes((run / "splits.csv").read_bytes())
     return run
 
 
@@ -369,7 +367,7 @@ def make_all(asked: argparse.Namespace, rates: dict[str, float]) -> list[str]:
     done = finished(asked.cells)
     cells = [cell for cell in asked.all if not asked.only or cell.name in asked.only]
     waiting = [cell for cell in cells if cell.name not in done]
-    # The first cell of a set makes the splits that its others take.
+    # Those of the first measured training of a set are everyone's.
     for dataset in asked.sets:
         if not splits_of(asked.work, SETS[dataset]).is_file():
             raise SystemExit(f"{asked.work}: no splits of {dataset}; run with --measure first")

@@ -31,7 +31,13 @@ from diffdx.metrics import (
 )
 from diffdx.uncertainty.reliability import claim, reliability
 
-COMPARED = ("accuracy", "balanced_accuracy", "f1", "auroc")
+_WORDS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "auroc": "AUROC",
+}
+COMPARED = tuple(_WORDS)
 OWN_RULES = ("softmax", "vote", "mean_v")
 """Of those rules all readers are compared in pairs; others with the vote of the same model."""
 FUSED = "fused"
@@ -277,14 +283,6 @@ def markdown(found: Json) -> str:
             "",
         ]
     )
-
-
-_WORDS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "f1": "F1",
-    "auroc": "AUROC",
-}
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
