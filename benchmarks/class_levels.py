@@ -10,11 +10,10 @@ look at `test` belongs to this one comparison.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import running
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,37 +23,26 @@ from diffdx.backbones.model import DiffusionModel
 RESULT = Path(__file__).parent / "results" / "class-levels.json"
 LEVELS = ("all", "3", "2", "1")
 METRICS = (("vote", "auroc"), ("vote", "balanced_accuracy"), ("mean_v", "auroc"))
-DIFFDX = [sys.executable, "-c", "from diffdx.cli.app import main; main()"]
 
 
 def measure(data: str, level: str, seed: int, images_seen: int, trials: int, out: Path) -> dict:
     """Train, classify and evaluate one network; return its figures."""
     run = out / f"{level}-{seed}"
     told = "null" if level == "all" else level
-    if not (run / "checkpoints" / "best").exists():
-        size = ["--preset", "tiny", "--image-size", "32", "--images-seen", str(images_seen)]
-        told_option = ["--set", f"model.backbone.class_levels={told}", "--seed", str(seed)]
-        diffdx("train", data, "--out", str(run), *size, *told_option)
+    size = ["--preset", "tiny", "--image-size", "32", "--images-seen", images_seen]
+    told_option = ["--set", f"model.backbone.class_levels={told}", "--seed", seed]
+    running.train(run, "train", data, *size, *told_option)
     row: dict = {"class_levels": level, "seed": seed}
     for split in ("val", "test"):
         folder = run / split
         if not (folder / "summary.json").exists():
-            options = ["--split", split, "--trials", str(trials), "--out", str(folder)]
-            diffdx("classify", str(run), data, *options)
-            diffdx("evaluate", str(folder), "--resamples", "10")
+            options = ["--split", split, "--trials", trials, "--out", folder, "--no-progress"]
+            running.diffdx("classify", run, data, *options)
+            running.diffdx("evaluate", folder, "--resamples", 10)
         by_rule = json.loads((folder / "summary.json").read_text())["by_rule"]
         for rule, metric in METRICS:
             row[f"{split}_{rule}_{metric}"] = round(by_rule[rule][metric]["value"], 4)
     return row | cost(run)
-
-
-def diffdx(*arguments: str) -> None:
-    """Run a verb; its failure ends the benchmark."""
-    subprocess.run(
-        [*DIFFDX, *arguments, "--no-progress" if arguments[0] != "evaluate" else "-q"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
 
 
 def cost(run: Path) -> dict:

@@ -15,7 +15,9 @@ network alone on one thread for a few steps and keeps its images a second in FOL
 then on a cell's budget is a number of steps, so that what else the machine does changes nothing and
 a cut cell continues bit-equal.
 
-The calib images fit each model's probabilities; the test images are looked at once a cell, which
+The calib images fit each model's probabilities; with an altered copy of each, which stands for
+another site, they fit the thresholds of the rules that end in `_fitted`, to the largest balanced
+accuracy. The test images are looked at once a cell, which
 test-looks.jsonl records. A cell that is finished is a line of results/fair/cells.jsonl, decisions
 and scores by image in the order of the set (no image is named), and is not repeated: a later
 session continues from these lines alone, without FOLDER. At the end, and with `--table` alone, they
@@ -29,26 +31,29 @@ and .png.
 import argparse
 import itertools
 import json
-import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from fair_table import markdown, pool
+import running
+from decision_statistics import best_threshold
+from fair_table import FITTED, OWN_RULES, markdown, pool
 from log_look import LOG, log_with_commit
 
 from diffdx._files import atomic_path, write_json
+from diffdx.data import open_dataset
+from diffdx.data.alterations import altered_copies
 from diffdx.errors import DiffdxError
 from diffdx.evaluation import evaluate_predictions, read_predictions
 from diffdx.evaluation.matching import matched
 from diffdx.report.explanation_figures import write_figure
 from diffdx.report.paper_figures import trials_figure
+from diffdx.transforms.pixels import PixelSpec
 
 RESULTS = Path(__file__).parent / "results" / "fair"
 BATCH = 32
@@ -79,14 +84,24 @@ SETS = {
     "chest-xray-128px": Images("chest-xray", side_px=128),
     **{f"chest-xray-{p}pc": Images("chest-xray", share=p / 100) for p in (5, 10, 25, 50)},
 }
+CONTRASTIVE = "--set=train.contrastive_weight=0.1"
+LOOKS = [
+    f"--set=train.augment.{value}"
+    for value in ("gamma=1.7", "contrast=1.4", "blur_sigma_px=[0.1,0.8]")
+]
 DIFFUSION = {
     "small": ["--preset", "small"],
     "small-dit": ["--preset", "small-dit"],
-    "small-contrastive": ["--preset", "small", "--set=train.contrastive_weight=0.1"],
+    "small-contrastive": ["--preset", "small", CONTRASTIVE],
+    "small-contrastive-looks": ["--preset", "small", CONTRASTIVE, *LOOKS],
+}
+DISCRIMINATIVE = {
+    "resnet18": ["--model", "resnet18"],
+    "resnet18-looks": ["--model", "resnet18", *LOOKS],
+    "vit_small": ["--model", "vit_small"],
 }
 FAIR_NETWORKS = ("small", "small-dit", "resnet18", "vit_small")
-NETWORKS = (*FAIR_NETWORKS, "small-contrastive")
-DISCRIMINATIVE = (
+DISCRIMINATIVE_SETTINGS = (
     "learning_rate=0.0003",
     "learning_rate_decay=cosine",
     "warmup_steps=50",
@@ -111,41 +126,22 @@ class Cell(NamedTuple):
         return "/".join(map(str, self))
 
 
-def diffdx(log: Path, core: int | None, *arguments: object) -> None:
-    """Run one command on one thread, its words in a file; fail with it."""
-    pinned = ["taskset", "-c", str(core)] if core is not None else []
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as words:
-        code = subprocess.run(
-            [*pinned, sys.executable, "-m", "diffdx", *map(str, arguments)],
-            stdout=words,
-            stderr=words,
-            env=os.environ | one_thread,
-            check=False,
-        ).returncode
-    # 3: some images could not be read, which the tables say.
-    if code not in (0, 3):
-        raise RuntimeError(f"{arguments[0]}: exit code {code}; see {log}")
-
-
-def training(cell: Cell, asked: argparse.Namespace, run: Path, steps: int) -> list[str]:
+def training(cell: Cell, asked: argparse.Namespace, steps: int) -> list[object]:
     """Return the command that trains a cell."""
     images = SETS[cell.dataset]
     data, splits = asked.data[images.of], splits_of(asked.work, images)
     augmented = (*AUGMENTED, f"flip={str(images.flip).lower()}")
     settings = [f"--set=train.augment.{value}" for value in augmented]
     if cell.network in DIFFUSION:
-        network = ["train", data, *DIFFUSION[cell.network]]
+        command = ["train", data, *settings, *DIFFUSION[cell.network]]
     else:
-        network = ["baseline", data, "--model", cell.network]
-        settings += [f"--set=train.{value}" for value in DISCRIMINATIVE]
-    size = ["--image-size", str(images.side_px), "--batch-size", str(BATCH)]
-    size += ["--seed", str(cell.seed)]
-    known = ["--splits", str(splits)] if splits.is_file() else []
+        settings += [f"--set=train.{value}" for value in DISCRIMINATIVE_SETTINGS]
+        command = ["baseline", data, *settings, *DISCRIMINATIVE[cell.network]]
+    size = ["--image-size", images.side_px, "--batch-size", BATCH, "--seed", cell.seed]
+    known = ["--splits", splits] if splits.is_file() else []
     return [
-        *(*network, "--out", str(run), *size, "--steps", str(steps), *known),
-        *(*FEW_CHECKS, *settings, "--device", "cpu", "--num-workers", "1", "--no-progress"),
+        *(*command, *size, "--steps", steps, *known),
+        *(*FEW_CHECKS, "--device", "cpu", "--num-workers", "1"),
     ]
 
 
@@ -172,18 +168,6 @@ def splits_of(work: Path, images: Images) -> Path:
     return part
 
 
-def train(cell: Cell, asked: argparse.Namespace, steps: int, core: int | None) -> Path:
-    """Train a cell, or continue it; return its run."""
-    run = run_of(asked.work, cell)
-    record = run / "run.json"
-    if record.is_file() and json.loads(record.read_text("utf-8"))["status"] == "done":
-        return run
-    more = ["--resume"] if (run / "checkpoints" / "last").exists() else ["--overwrite"]
-    command = training(cell, asked, run, steps)
-    diffdx(asked.work / f"{run.name}.log", core, *command, *more)
-    return run
-
-
 def rate_key(network: str, dataset: str) -> str:
     """Return the name of a speed; a share of the patients is not another one."""
     images = SETS[dataset]
@@ -200,8 +184,9 @@ def measure_rates(asked: argparse.Namespace) -> dict[str, float]:
             continue
         run = asked.work / "measured" / key.replace("/", "-")
         splits = asked.work / f"{images.of}-splits.csv"
-        command = training(Cell(network, dataset, 0), asked, run, asked.measured_steps)
-        diffdx(asked.work / "measured.log", asked.core, *command, "--overwrite")
+        command = training(Cell(network, dataset, 0), asked, asked.measured_steps)
+        log = asked.work / "measured.log"
+        running.train(run, *command, log=log, core=asked.core)
         record = json.loads((run / "run.json").read_text("utf-8"))
         rates[key] = record["images_seen"] / record["train_seconds"]
         if not splits.is_file():
@@ -212,17 +197,37 @@ def measure_rates(asked: argparse.Namespace) -> dict[str, float]:
 
 
 def classify(cell: Cell, run: Path, asked: argparse.Namespace, core: int | None) -> dict[str, Any]:
-    """Classify calib and test images, calibrate in between; return the test's summary."""
-    log, data = asked.work / f"{run.name}.log", asked.data[SETS[cell.dataset].of]
+    """Classify calib images, altered copies of them, and test images; return the test's summary."""
+    data = asked.data[SETS[cell.dataset].of]
     trials = ["--trials", asked.trials] if cell.network in DIFFUSION else []
-    for split, limit in (("calib", asked.calib_images), ("test", asked.images)):
-        out = run / split
-        if not (out / "classify.json").is_file():
-            options = ["--split", split, "--limit", limit, "--device", "cpu", "--no-progress"]
-            diffdx(log, core, "classify", run, data, "--out", out, *options, *trials)
-        if split == "calib" and not (run / "calibration.json").is_file():
-            diffdx(log, core, "calibrate", run, out, *trials, "--device", "cpu")
+    diffdx = partial(running.diffdx, log=asked.work / f"{run.name}.log", core=core)
+
+    def ask(part: str, *inputs: object) -> None:
+        if not (run / part / "classify.json").is_file():
+            options = ["--out", run / part, "--device", "cpu", "--no-progress", *trials]
+            diffdx("classify", run, *inputs, *options)
+
+    ask("calib", data, "--split", "calib", "--limit", asked.calib_images)
+    if not (run / "calibration.json").is_file():
+        diffdx("calibrate", run, run / "calib", *trials, "--device", "cpu")
+    ask("copies", copies_of(cell, run, asked))
+    ask("test", data, "--split", "test", "--limit", asked.images)
     return evaluate_predictions(run / "test")
+
+
+def copies_of(cell: Cell, run: Path, asked: argparse.Namespace) -> Path:
+    """Return altered copies of the calib images, as if from another site, which all cells share."""
+    images = SETS[cell.dataset]
+    folder: Path = asked.work / f"{images.of}-{images.side_px}px-copies"
+    with _written:
+        stored = read_predictions(run / "calib")
+        dataset = open_dataset(asked.data[images.of]).select(list(stored.table["image_id"]))
+        spec = PixelSpec(images.side_px, channels=3)
+        source = altered_copies(dataset, seed=1).source
+        running.write_images(
+            folder, dataset, lambda record: np.moveaxis(spec.store(source.pixels(record)), 0, -1)
+        )
+    return folder
 
 
 def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict[str, Any]:
@@ -234,6 +239,17 @@ def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict
     patients = np.unique([stored.patients[i] for i in order], return_inverse=True)[1]
     rules = ("vote", "mean_v", "mean_eps", "mean_x") if stored.rules else ("softmax",)
     decided = {rule: stored.decide(rule) for rule in rules}
+    decisions = {
+        rule: {
+            "y_hat": classes_of(made.y_hat[order], k),
+            "score": scores_of(made.scores[order], k),
+        }
+        for rule, made in decided.items()
+    }
+    for rule in [rule for rule in OWN_RULES if rule in rules and k is not None]:
+        score = decisions[rule]["score"]
+        called = (np.array(score) > fitted_threshold(run, rule)).astype(int)
+        decisions[rule + FITTED] = {"y_hat": called.tolist(), "score": score}
     return {
         **cell._asdict(),
         "steps": record["steps"],
@@ -247,14 +263,18 @@ def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict
         "labels": classes_of(stored.labels[order], k),
         "patients": patients.tolist(),
         "prob": scores_of(stored.probabilities[order].round(4), k),
-        "decisions": {
-            rule: {
-                "y_hat": classes_of(made.y_hat[order], k),
-                "score": scores_of(made.scores[order], k),
-            }
-            for rule, made in decided.items()
-        },
+        "decisions": decisions,
     }
+
+
+def fitted_threshold(run: Path, rule: str) -> float:
+    """Return the threshold of the largest balanced accuracy on calib images and their copies."""
+    scores, sick = [], []
+    for part in ("calib", "copies"):
+        stored = read_predictions(run / part).labelled()
+        scores.append(stored.decide(rule).scores[:, stored.positive])
+        sick.append(stored.labels == stored.positive)
+    return best_threshold(np.concatenate(scores), np.concatenate(sick))
 
 
 def classes_of(found: np.ndarray, k: int | None) -> list[int]:
@@ -274,7 +294,8 @@ def make(cell: Cell, asked: argparse.Namespace, rates: dict[str, float], core: i
     rate = rates[rate_key(cell.network, cell.dataset)]
     steps = asked.steps or max(1, round(60 * asked.minutes * rate / BATCH))
     started = time.monotonic()
-    run = train(cell, asked, steps, core)
+    run, log = run_of(asked.work, cell), asked.work / f"{run_of(asked.work, cell).name}.log"
+    running.train(run, *training(cell, asked, steps), log=log, core=core)
     summary = classify(cell, run, asked, core)
     line = line_of(cell, run, summary, rate)
     with _written:
@@ -300,7 +321,9 @@ def main() -> None:
     parser.add_argument("--chest", help="The chest X-rays.")
     parser.add_argument("--skin", help="isic2020:FOLDER of the melanomas.")
     parser.add_argument("--lesions", help="ham10000:FOLDER.")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=FAIR_NETWORKS)
+    parser.add_argument(
+        "--networks", nargs="+", choices=[*DIFFUSION, *DISCRIMINATIVE], default=FAIR_NETWORKS
+    )
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(FAIR_SETS))
     parser.add_argument("--work", type=Path, default=Path("runs/fair"))
     parser.add_argument("--minutes", type=float, default=8, help="Of one core, for each training.")

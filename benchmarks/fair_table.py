@@ -40,6 +40,8 @@ _WORDS = {
 COMPARED = tuple(_WORDS)
 OWN_RULES = ("softmax", "vote", "mean_v")
 """Of those rules all readers are compared in pairs; others with the vote of the same model."""
+FITTED = "_fitted"
+"""Ends the name of a rule whose threshold was fitted; such readers are compared among them."""
 FUSED = "fused"
 RESAMPLES = 1000
 LEAST = 5e-5
@@ -136,8 +138,11 @@ def readers_of(lines: Sequence[Json]) -> tuple[Readers, list[tuple[str, str]]]:
         for rule in line["decisions"]:
             name = line["network"] if rule == "softmax" else f"{line['network']}, {rule}"
             readers.setdefault(name, (rule, []))[1].append(line)
-    own = [name for name, (rule, _) in readers.items() if rule in OWN_RULES]
-    pairs = list(itertools.combinations(own, 2))
+    pairs: list[tuple[str, str]] = []
+    for ending in ("", FITTED):
+        compared = [rule + ending for rule in OWN_RULES]
+        own = [name for name, (rule, _) in readers.items() if rule in compared]
+        pairs += itertools.combinations(own, 2)
     voting = [name for name, (rule, _) in readers.items() if rule == "vote"]
     discriminative = [name for name, (rule, _) in readers.items() if rule == "softmax"]
     for name in voting:

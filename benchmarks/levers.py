@@ -7,8 +7,8 @@ DATA is the chest X-ray folder (`chest-xray` of the data guide). Every training 
 as steps of 32 images (58.2 images a second, measured by `fair.py --measure`); a lever that makes a
 step dearer gets as many fewer. Each model classifies the validation images and an altered copy of
 each (brightness, contrast, frame, sharpness: another site), with the same trials. A lever is kept
-if the paired 95% interval, by patients, of its gain over `base` in the vote's AUROC (the mean of
-that on images and that on copies) is above 0.
+if the paired 95% interval, by patients, of its gain in the vote's AUROC (the mean of that on images
+and that on copies) is above 0: over `base`, or over the levers that it adds to.
 
 FOLDER keeps the runs: what is finished is not repeated, and processes may share the levers between
 them once `base`, which makes the splits, is trained. Writes benchmarks/results/levers.json.
@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from fair import diffdx
+import running
 from PIL import Image, ImageOps
 
 from diffdx._files import write_json
 from diffdx._typing import Pixels
-from diffdx.data import open_dataset
+from diffdx.data import Record, open_dataset
 from diffdx.data.alterations import AlteredSource
 from diffdx.data.splits import align_splits, load_splits
 from diffdx.evaluation import read_predictions
@@ -61,6 +61,8 @@ class Lever(NamedTuple):
     prepare: Callable[[Pixels], Pixels] | None = None
     """Change of every image, for training and for use."""
     preset: str = "small"
+    over: str = "base"
+    """The lever that its gain is over."""
 
 
 LOOKS = [f"train.augment.{v}" for v in ("gamma=1.7", "contrast=1.4", "blur_sigma_px=[0.1,0.8]")]
@@ -70,6 +72,17 @@ LEVERS = {
     "base": Lever([]),
     "looks": Lever(LOOKS),
     "contrastive": Lever([CONTRASTIVE], cost=1.9),
+    "strong contrastive looks": Lever(
+        ["train.contrastive_weight=1", *LOOKS], cost=1.9, over="contrastive looks"
+    ),
+    "fast contrastive looks": Lever(
+        [CONTRASTIVE, *LOOKS, "train.learning_rate=0.0006"], cost=1.9, over="contrastive looks"
+    ),
+    "small batch contrastive looks": Lever(
+        [CONTRASTIVE, *LOOKS, "train.batch_size=12", "train.warmup_steps=100"],
+        cost=1.9 * 12 / 32,
+        over="contrastive looks",
+    ),
     "percentiles": Lever([], prepare=percentiles),
     "equalised": Lever([], prepare=equalised),
     "contrastive looks": Lever([CONTRASTIVE, *LOOKS], cost=1.9),
@@ -88,19 +101,17 @@ def write_images(
     data: str, splits: Path, folder: Path, roles: list[str], lever: Lever, *, altered: bool
 ) -> Path:
     """Write images of some roles as the lever has them, at the side of the network; once."""
-    if folder.is_dir():
-        return folder
     dataset = open_dataset(data)
     frame = align_splits(load_splits([splits]), dataset)
     chosen = dataset.select(list(frame.loc[frame["role"].isin(roles), "image_id"]))
     source = AlteredSource(dataset.source, seed=1) if altered else dataset.source
-    spec, new = PixelSpec(SIDE_PX), folder.with_suffix(".new")
-    for record in chosen.records:
+    spec = PixelSpec(SIDE_PX)
+
+    def pixels_of(record: Record) -> Pixels:
         pixels = spec.store(source.pixels(record))[0]
-        file = new / str(record.label) / f"{Path(record.image_id).stem}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(lever.prepare(pixels) if lever.prepare else pixels).save(file)
-    new.rename(folder)
+        return lever.prepare(pixels) if lever.prepare else pixels
+
+    running.write_images(folder, chosen, pixels_of)
     return folder
 
 
@@ -131,15 +142,11 @@ def make(name: str, asked: argparse.Namespace) -> None:
         images, roles = asked.work / f"{run.name}-images", ["train", "val"]
         data = str(write_images(asked.data, splits, images, roles, lever, altered=False))
         own_splits = splits_of(images, splits)
-    record = run / "run.json"
-    if not (record.is_file() and json.loads(record.read_text("utf-8"))["status"] == "done"):
-        options = ["--preset", lever.preset, "--steps", round(asked.steps / lever.cost)]
-        options += ["--image-size", SIDE_PX, "--set=train.validate_every=100000"]
-        options += ["--num-workers=1", "--no-progress"]
-        options += [f"--set={one}" for one in lever.assignments]
-        options += ["--splits", own_splits] if own_splits.is_file() else []
-        more = "--resume" if (run / "checkpoints" / "last").exists() else "--overwrite"
-        diffdx(log, asked.core, "train", data, "--out", run, *options, more)
+    options = ["--preset", lever.preset, "--steps", round(asked.steps / lever.cost)]
+    options += ["--image-size", SIDE_PX, "--set=train.validate_every=100000", "--num-workers=1"]
+    options += [f"--set={one}" for one in lever.assignments]
+    options += ["--splits", own_splits] if own_splits.is_file() else []
+    running.train(run, "train", data, *options, log=log, core=asked.core)
     if not splits.is_file():
         splits.write_bytes((run / "splits.csv").read_bytes())
     folder = asked.work / copies
@@ -147,7 +154,8 @@ def make(name: str, asked: argparse.Namespace) -> None:
     for part, inputs in (("val", [data, "--split", "val"]), ("copies", [written])):
         if not (run / part / "classify.json").is_file():
             options = ["--trials", asked.trials, "--no-progress"]
-            diffdx(log, asked.core, "classify", run, *inputs, "--out", run / part, *options)
+            inputs += ["--out", run / part]
+            running.diffdx("classify", run, *inputs, *options, log=log, core=asked.core)
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,7 @@ def patients_of(splits: Path, names: list[str]) -> list[str]:
 
 
 def compare(work: Path) -> dict[str, Any]:
-    """Return the scores of every finished lever, and its gain over `base`; none before that."""
+    """Return the scores of every finished lever and its gain; none before `base`."""
     done = [name for name in LEVERS if (run_of(work, name) / "copies/classify.json").is_file()]
     read = {n: {part: Reading.of(run_of(work, n) / part) for part in PARTS} for n in done}
     if "base" not in read:
@@ -210,12 +218,15 @@ def compare(work: Path) -> dict[str, Any]:
             for rule in RULES:
                 row[f"{part} {rule} auroc"] = round(reading.auroc(rule), 4)
                 row[f"{part} {rule} balanced"] = round(reading.balanced_accuracy(rule), 4)
-        if name != "base":
+        if name != "base" and LEVERS[name].over in read:
+            old, row["over"] = read[LEVERS[name].over], LEVERS[name].over
             for rule in RULES:
 
-                def gain(w: np.ndarray, rule: str = rule, parts: Any = parts) -> float:
+                def gain(
+                    w: np.ndarray, rule: str = rule, new: Any = parts, old: Any = old
+                ) -> float:
                     """Return by how much more the lever ranks right, mean of images and copies."""
-                    gains = [parts[p].auroc(rule, w) - base[p].auroc(rule, w) for p in PARTS]
+                    gains = [new[p].auroc(rule, w) - old[p].auroc(rule, w) for p in PARTS]
                     return sum(gains) / len(gains)
 
                 row[f"gain {rule}"] = asdict(bootstrap_by_patient(gain, drawn))

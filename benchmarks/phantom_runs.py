@@ -1,13 +1,12 @@
 """What the benchmarks on phantoms share: train by command, classify with evidence, score."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import running
 import torch
 
 from diffdx.backbones.classifiers import Baseline
@@ -21,14 +20,8 @@ BATCH = 64
 
 def trained(command: Sequence[str], run: Path) -> dict[str, Any]:
     """Return the record of a run, trained by this `diffdx` command if it is not there yet."""
-    record = run / "run.json"
-    if not record.is_file() or json.loads(record.read_text())["status"] != "done":
-        resume = ["--resume"] if (run / "checkpoints" / "last").exists() else ["--overwrite"]
-        program = "from diffdx.cli.app import main; main()"
-        subprocess.run(
-            [sys.executable, "-c", program, *command, "--out", str(run), *resume], check=True
-        )
-    facts = json.loads(record.read_text())
+    running.train(run, *command)
+    facts = json.loads((run / "run.json").read_text())
     names = ("train_seconds", "images_seen", "device", "precision", "threads", "model_sha256")
     told = " ".join(["diffdx", *command, "--out", str(run)]).replace(str(run.parent), "WORK")
     return {"command": told, **{name: facts[name] for name in names}}

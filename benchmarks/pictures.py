@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from recipes import diffdx
+from running import diffdx
 
 from diffdx.data import PhantomSpec, draw_phantom
 from diffdx.data.phantoms import is_abnormal

@@ -20,10 +20,10 @@ the mean v error with 95% intervals by patients.
 import argparse
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+import running
 
 RESULT = Path(__file__).parent / "results" / "recipes.json"
 STEPS = {"small-unet": 700, "small-dit": 330}
@@ -32,31 +32,15 @@ SAME_FOR_ALL = ("train.batch_size=32", "train.augment={}", "model.data.channels=
 METRICS = ("auroc", "balanced_accuracy")
 
 
-def diffdx(*arguments: object) -> None:
-    """Run one command, as a user would; fail with it."""
-    command = "import sys; from diffdx.cli.app import main; main()"
-    done = subprocess.run([sys.executable, "-c", command, *map(str, arguments)], check=False)
-    # 3: some images could not be read, which the tables say.
-    if done.returncode not in (0, 3):
-        raise SystemExit(done.returncode)
-
-
 def train_cell(run: Path, data: str, cell: tuple[str, str, int], steps: int) -> None:
-    """Train one cell, or continue it; nothing is done if it is finished."""
+    """Train one cell, or what of it is missing."""
     network, recipe, seed = cell
-    record = run / "run.json"
-    started = record.is_file()
-    if started and json.loads(record.read_text(encoding="utf-8"))["status"] == "done":
-        return
-    settings = [f"--set={value}" for value in SAME_FOR_ALL]
     options = ["--preset", network, "--recipe", recipe, "--seed", seed, "--image-size", 64]
     # The splits are those of seed 0 for every seed: another seed is another training.
     splits = run.parent / "splits.csv"
     options += ["--splits", splits] if splits.is_file() else []
-    more = ["--resume"] if started and (run / "checkpoints").is_dir() else ["--overwrite"]
-    diffdx(
-        "train", data, "--out", run, *options, *settings, "--steps", steps, *more, "--no-progress"
-    )
+    settings = [f"--set={value}" for value in SAME_FOR_ALL]
+    running.train(run, "train", data, *options, *settings, "--steps", steps)
     if not splits.is_file():
         splits.write_bytes((run / "splits.csv").read_bytes())
 
@@ -66,8 +50,8 @@ def classified(run: Path, data: str, split: str, images: int, trials: int) -> di
     out = run / f"{split}-{trials}"
     if not (out / "summary.json").is_file():
         options = ["--split", split, "--limit", images, "--trials", trials, "--no-progress"]
-        diffdx("classify", run, data, "--out", out, *options)
-        diffdx("evaluate", out)
+        running.diffdx("classify", run, data, "--out", out, *options)
+        running.diffdx("evaluate", out)
     return dict(json.loads((out / "summary.json").read_text(encoding="utf-8")))
 
 

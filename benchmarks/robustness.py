@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from recipes import diffdx
+from running import diffdx
 from scipy.ndimage import gaussian_filter
 
 from diffdx._files import write_json

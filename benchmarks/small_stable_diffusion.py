@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from recipes import diffdx
+from running import diffdx
 
 from diffdx.data import open_dataset
 from diffdx.paper.prepare import SMALL, learned_pipeline, small_pipeline

@@ -18,17 +18,17 @@ CHEST = "phantoms:chest?n=60&size=28"
 def commands(monkeypatch):
     """The benchmarks' folder is importable, and their commands run in this process; their words."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import recipes
+    import running
 
     given = []
 
-    def here(*arguments):
+    def here(*arguments, log=None, core=None):
         given.append(arguments[0])
         more = ["-q", "--device=cpu"] if arguments[0] != "evaluate" else []
         result = CliRunner().invoke(app, [str(a) for a in [*arguments, *more]])
         assert result.exit_code == 0, (arguments, result.output)
 
-    monkeypatch.setattr(recipes, "diffdx", here)
+    monkeypatch.setattr(running, "diffdx", here)
     return given
 
 
@@ -63,12 +63,12 @@ def test_recipes_are_measured_once(tmp_path, monkeypatch, commands):
 @pytest.mark.slow
 def test_a_small_stable_diffusion_is_made_asked_and_tuned(tmp_path, monkeypatch, commands):
     pytest.importorskip("transformers", reason="the extra 'sd' is not installed")
-    import recipes
+    import running
     import small_stable_diffusion as small
 
     from diffdx.paper.small_pipeline import Size
 
-    monkeypatch.setattr(small, "diffdx", recipes.diffdx)
+    monkeypatch.setattr(small, "diffdx", running.diffdx)
     monkeypatch.setattr(small, "CHEST", {"NORMAL": "a healthy chest", "OPACITY": "a sick chest"})
     steps = {"vae_steps": 2, "base_steps": 2, "tune_steps": 2}
     asked_for = argparse.Namespace(
@@ -90,13 +90,13 @@ def test_a_small_stable_diffusion_is_made_asked_and_tuned(tmp_path, monkeypatch,
 @pytest.mark.slow
 def test_guidance_is_measured_by_a_baseline(tmp_path, monkeypatch, commands):
     import guidance
-    import recipes
+    import running
 
     small = ["--set", "train.batch_size=4", "--set", "train.validation_images=8"]
     tiny = ["--steps", 1, "--no-progress", *small]
-    recipes.diffdx("baseline", CHEST, "--out", tmp_path / "cnn", *tiny)
+    running.diffdx("baseline", CHEST, "--out", tmp_path / "cnn", *tiny)
     preset = ["--preset", "tiny", "--set", "train.validation_trials=1"]
-    recipes.diffdx("train", CHEST, "--out", tmp_path / "run", *preset, *tiny)
+    running.diffdx("train", CHEST, "--out", tmp_path / "run", *preset, *tiny)
     words = f"guidance {tmp_path / 'run'} --judge {tmp_path / 'cnn'} --samples 3 --steps 2"
     monkeypatch.setattr("sys.argv", [*words.split(), "--result", str(tmp_path / "result.json")])
     guidance.main()
