@@ -74,6 +74,11 @@ class Images(NamedTuple):
     """Of the train patients; a larger share has all those of a smaller one."""
 
 
+def setting(*assignments: str) -> list[str]:
+    """Return the options that set these."""
+    return [f"--set={assignment}" for assignment in assignments]
+
+
 FAIR_SETS = {
     "chest-xray": Images("chest-xray"),
     "isic-melanoma": Images("isic-melanoma", flip=True),
@@ -84,20 +89,18 @@ SETS = {
     "chest-xray-128px": Images("chest-xray", side_px=128),
     **{f"chest-xray-{p}pc": Images("chest-xray", share=p / 100) for p in (5, 10, 25, 50)},
 }
-CONTRASTIVE = "--set=train.contrastive_weight=0.1"
-LOOKS = [
-    f"--set=train.augment.{value}"
-    for value in ("gamma=1.7", "contrast=1.4", "blur_sigma_px=[0.1,0.8]")
-]
+LOOKS = ["train.augment.gamma=1.7", "train.augment.contrast=1.4"]
+LOOKS += ["train.augment.blur_sigma_px=[0.1,0.8]"]
+CONTRASTIVE = "train.contrastive_weight=0.1"
 DIFFUSION = {
-    "small": ["--preset", "small"],
-    "small-dit": ["--preset", "small-dit"],
-    "small-contrastive": ["--preset", "small", CONTRASTIVE],
-    "small-contrastive-looks": ["--preset", "small", CONTRASTIVE, *LOOKS],
+    "small": ["--preset=small", "--recipe=plain"],
+    "small-dit": ["--preset=small-dit", "--recipe=plain"],
+    "small-contrastive": ["--preset=small", "--recipe=plain", *setting(CONTRASTIVE)],
+    "small-contrastive-looks": ["--preset=small", "--recipe=fixed"],
 }
 DISCRIMINATIVE = {
     "resnet18": ["--model", "resnet18"],
-    "resnet18-looks": ["--model", "resnet18", *LOOKS],
+    "resnet18-looks": ["--model", "resnet18", *setting(*LOOKS)],
     "vit_small": ["--model", "vit_small"],
 }
 FAIR_NETWORKS = ("small", "small-dit", "resnet18", "vit_small")
@@ -131,11 +134,11 @@ def training(cell: Cell, asked: argparse.Namespace, steps: int) -> list[object]:
     images = SETS[cell.dataset]
     data, splits = asked.data[images.of], splits_of(asked.work, images)
     augmented = (*AUGMENTED, f"flip={str(images.flip).lower()}")
-    settings = [f"--set=train.augment.{value}" for value in augmented]
+    settings = setting(*(f"train.augment.{value}" for value in augmented))
     if cell.network in DIFFUSION:
         command = ["train", data, *settings, *DIFFUSION[cell.network]]
     else:
-        settings += [f"--set=train.{value}" for value in DISCRIMINATIVE_SETTINGS]
+        settings += setting(*(f"train.{value}" for value in DISCRIMINATIVE_SETTINGS))
         command = ["baseline", data, *settings, *DISCRIMINATIVE[cell.network]]
     size = ["--image-size", images.side_px, "--batch-size", BATCH, "--seed", cell.seed]
     known = ["--splits", splits] if splits.is_file() else []

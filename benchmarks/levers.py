@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import running
+from fair import CONTRASTIVE, LOOKS, setting
 from PIL import Image, ImageOps
 
 from diffdx._files import write_json
@@ -65,9 +66,7 @@ class Lever(NamedTuple):
     """The lever that its gain is over."""
 
 
-LOOKS = [f"train.augment.{v}" for v in ("gamma=1.7", "contrast=1.4", "blur_sigma_px=[0.1,0.8]")]
 WIDER = [f"train.augment.{v}" for v in ("rotate_degrees=15", "zoom=0.2", "shift=0.1")]
-CONTRASTIVE = "train.contrastive_weight=0.1"
 LEVERS = {
     "base": Lever([]),
     "looks": Lever(LOOKS),
@@ -85,7 +84,7 @@ LEVERS = {
     ),
     "percentiles": Lever([], prepare=percentiles),
     "equalised": Lever([], prepare=equalised),
-    "contrastive looks": Lever([CONTRASTIVE, *LOOKS], cost=1.9),
+    "contrastive looks": Lever([CONTRASTIVE, *LOOKS], cost=1.9, over="looks"),
     "transformer": Lever([], cost=2.0, preset="small-dit"),
     "contrastive transformer": Lever([CONTRASTIVE], cost=3.8, preset="small-dit"),
     "wider affine": Lever(WIDER),
@@ -144,7 +143,7 @@ def make(name: str, asked: argparse.Namespace) -> None:
         own_splits = splits_of(images, splits)
     options = ["--preset", lever.preset, "--steps", round(asked.steps / lever.cost)]
     options += ["--image-size", SIDE_PX, "--set=train.validate_every=100000", "--num-workers=1"]
-    options += [f"--set={one}" for one in lever.assignments]
+    options += ["--recipe=plain", *setting(*lever.assignments)]
     options += ["--splits", own_splits] if own_splits.is_file() else []
     running.train(run, "train", data, *options, log=log, core=asked.core)
     if not splits.is_file():

@@ -137,7 +137,16 @@ def main() -> None:
     work = options.work
     runs = {
         "diffusion": trained(
-            ["train", DATA, "--preset", "tiny", "--images-seen", str(IMAGES_SEEN["diffusion"])],
+            [
+                "train",
+                DATA,
+                "--preset",
+                "tiny",
+                "--recipe",
+                "plain",
+                "--images-seen",
+                str(IMAGES_SEEN["diffusion"]),
+            ],
             work / "diffusion",
         )
     }

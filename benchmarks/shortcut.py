@@ -113,7 +113,16 @@ def main() -> None:
     settings = [part for text in RESNET for part in ("--set", text)]
     runs = {
         "diffusion": trained(
-            ["train", *source, "--preset", "tiny", "--images-seen", str(IMAGES_SEEN)],
+            [
+                "train",
+                *source,
+                "--preset",
+                "tiny",
+                "--recipe",
+                "plain",
+                "--images-seen",
+                str(IMAGES_SEEN),
+            ],
             work / "diffusion",
         )
     }

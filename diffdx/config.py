@@ -200,11 +200,11 @@ class AugmentConfig(Section):
     """Largest, as a fraction of the side."""
     flip: bool = False
     flip_vertical: bool = False
-    blur_sigma_px: tuple[float, float] | None = None
+    blur_sigma_px: tuple[float, float] | None = (0.1, 0.8)
     """Range of the Gaussian's standard deviation in a kernel of 5 px; None does not blur."""
-    gamma: float = Field(1.0, ge=1)
+    gamma: float = Field(1.7, ge=1)
     """Largest power that brightness in [0, 1] is raised to; 1 leaves it."""
-    contrast: float = Field(1.0, ge=1)
+    contrast: float = Field(1.4, ge=1)
     """Largest factor of the distance from mid-grey; 1 leaves it."""
 
     @model_validator(mode="after")
@@ -266,8 +266,8 @@ class TrainConfig(LoopConfig):
     weighting: Literal["min_snr", "inverse_min_snr", "uniform", "uniform_eps"] = "min_snr"
     min_snr_gamma: float = Field(5.0, gt=0)
     label_dropout: float = Field(0.1, ge=0, lt=1)
-    contrastive_weight: float = Field(0.0, ge=0)
-    """Of the contrastive term, which doubles the work of a step; 0 leaves it out."""
+    contrastive_weight: float = Field(0.1, ge=0)
+    """Of the contrastive term, which nearly doubles the work of a step; 0 leaves it out."""
     contrastive_scale: float = Field(0.05, gt=0)
     """Log ratio of two classes' errors that counts as a clear difference."""
     gradient_checkpointing: bool = False
@@ -280,7 +280,7 @@ class RunConfig(Section):
     """A whole training run."""
 
     preset: str = "small"
-    recipe: Literal["fixed", "paper", "release"] = "fixed"
+    recipe: Literal["fixed", "plain", "paper", "release"] = "fixed"
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -327,7 +327,13 @@ def resolve_config(
     source = str(file or f"preset {preset}")
     model = validate_config(RunConfig, values, source=source).model
     merge(start, RECIPES[chosen](model.data.image_size, model.backbone.name))
-    return validate_config(RunConfig, overridden(start, *given), source=source)
+    config = validate_config(RunConfig, overridden(start, *given), source=source)
+    if config.train.contrastive_weight and config.model.edit.guidance_scale is None:
+        # What guidance does while sampling, the contrastive term has done while training.
+        edit = config.model.edit.model_copy(update={"guidance_scale": 1.0})
+        model = config.model.model_copy(update={"edit": edit})
+        config = config.model_copy(update={"model": model})
+    return config
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -25,7 +25,7 @@ LOGSNR_START = 1.0
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/demo"),
     minutes: Annotated[float | None, typer.Option(help="Train by time, not by steps.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 1200,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 700,
     trials: Annotated[int, typer.Option(min=1, help="Trials per test image.")] = 51,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -117,7 +117,7 @@ def _counterfactual(model: "DiffusionModel", dataset: "Dataset") -> "Counterfact
     target = next(name for name in model.classes if name != positive)
     x = torch.from_numpy(model.preprocess(dataset.pixels(record)))[None]
     y_src, y_cf = (torch.tensor([model.classes.index(name)]) for name in (positive, target))
-    settings = EditSettings(logsnr_start=LOGSNR_START, method="noise")
+    settings = EditSettings.of(model, logsnr_start=LOGSNR_START, method="noise")
     pair = counterfactuals(model, x, y_src, y_cf, settings)
     original, factual, counterfactual = (
         to_uint8(image[0].mean(0).cpu().numpy()) for image in (x, pair.x_factual, pair.x_cf)

@@ -83,10 +83,10 @@ def explain(
         keep_freed_memory()
         model = DiffusionModel.load(run).to(where)
         known = None if predictions is None else Predicted(predictions, model)
-        own = model.config.edit.model_dump(exclude_none=True)
-        given = {"logsnr_start": t_start, "guidance_scale": guidance}
-        edit = EditSettings(
-            **(own | {name: value for name, value in given.items() if value is not None}),
+        edit = EditSettings.of(
+            model,
+            logsnr_start=t_start,
+            guidance_scale=guidance,
             method=method,
             num_steps=steps,
             draws=draws,

@@ -17,7 +17,7 @@ return x_back, x_cf turned into y_src by the same method from noise of its own.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -73,6 +73,17 @@ class EditSettings:
     draws: int = 1
     seed: int = 0
     precision: Precision = "fp32"
+
+    @classmethod
+    def of(cls, model: DiffusionModel, **given: Any) -> "EditSettings":
+        """Return these settings, else what the model's recipe says, else the defaults.
+
+        Args:
+            model: Trained with a contrastive term it asks for guidance 1, others for 3.
+            given: Attributes; None is not given.
+        """
+        asked = {name: value for name, value in given.items() if value is not None}
+        return cls(**(model.config.edit.model_dump(exclude_none=True) | asked))
 
     def __post_init__(self) -> None:
         if not 0 < self.guidance_scale <= MAX_GUIDANCE:
@@ -161,14 +172,14 @@ def counterfactuals(
         x: Images in model range.
         y_src: Source class of each image.
         y_cf: Target class of each image; any.
-        settings: How; None takes the defaults.
+        settings: How; None takes `EditSettings.of(model)`.
         controls: Make the null edit and the return too.
         trajectory: Keep what each step expects.
 
     Raises:
         ConfigError: if the schedule does not reach the noise level.
     """
-    settings = settings or EditSettings()
+    settings = settings or EditSettings.of(model)
     settings.check(model.schedule)
     editor = _Editor(model, settings)
     device = editor.device

@@ -262,10 +262,13 @@ class Cases:
         )
 
     def _edit(self, logsnr_start: float | None, guidance_scale: float | None) -> EditSettings:
-        asked = {"logsnr_start": logsnr_start, "guidance_scale": guidance_scale}
-        own = self.model.config.edit.model_dump(exclude_none=True)
-        given = {name: value for name, value in asked.items() if value is not None}
-        return EditSettings(**(own | given), seed=self.settings.seed, precision=self.precision)
+        return EditSettings.of(
+            self.model,
+            logsnr_start=logsnr_start,
+            guidance_scale=guidance_scale,
+            seed=self.settings.seed,
+            precision=self.precision,
+        )
 
     def _changed(self, made: Explanation, explainer: Explainer) -> Json:
         one, classes, edit = made.explained, self.model.classes, explainer.settings.edit

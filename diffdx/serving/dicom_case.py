@@ -98,11 +98,8 @@ class CaseReader:
         votes = [
             -1.0 if name == row["prediction"] else row[f"votes_{name}"] for name in model.classes
         ]
-        edit = EditSettings(
-            **model.config.edit.model_dump(exclude_none=True),
-            seed=settings.seed,
-            precision=resolve_precision(settings.precision, device),
-        )
+        precision = resolve_precision(settings.precision, device)
+        edit = EditSettings.of(model, seed=settings.seed, precision=precision)
         explainer = Explainer(
             model,
             ExplainSettings(
