@@ -219,7 +219,8 @@ def test_fitted_rules_decide_and_stop_online_as_replayed(copy, tmp_path, rule, s
 def test_a_calibration_that_cannot_be_read_is_replaced(copy):
     path = copy / "calibration.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
-    assert "run `diffdx calibrate` again" in refused(1, "classify", copy, DATA, *FEW, "--limit=2")
+    classify = ["classify", copy, DATA, "--out", copy / "predictions", *FEW, "--limit=2"]
+    assert "run `diffdx calibrate` again" in refused(1, *classify)
     invoke(0, "calibrate", copy, copy / "calibration")
     assert list(json.loads(path.read_text())["by_stop"]) == ["none"]
 

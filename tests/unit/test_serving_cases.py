@@ -66,8 +66,8 @@ def classified(run, pixels, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     """Edits of few network calls."""
-    short = functools.partial(cases_module.EditSettings, num_steps=5, iterations=2)
-    monkeypatch.setattr(cases_module, "EditSettings", short)
+    short = functools.partial(cases_module.EditSettings.of, num_steps=5, iterations=2)
+    monkeypatch.setattr(cases_module.EditSettings, "of", short)
 
 
 def cases(run, **how):
