@@ -7,8 +7,9 @@ DATA is the chest X-ray folder (`chest-xray` of the data guide). Every training 
 as steps of 32 images (58.2 images a second, measured by `fair.py --measure`); a lever that makes a
 step dearer gets as many fewer. Each model classifies the validation images and an altered copy of
 each (brightness, contrast, frame, sharpness: another site), with the same trials. A lever is kept
-if the paired 95% interval, by patients, of its gain in the vote's AUROC (the mean of that on images
-and that on copies) is above 0: over `base`, or over the levers that it adds to.
+if the paired 95% interval, by patients, of its gain in AUROC (the mean of that on images and that
+on copies) is above 0: over `base`, or over the lever that it adds to; of the vote, and of the mean
+of v.
 
 FOLDER keeps the runs: what is finished is not repeated, and processes may share the levers between
 them once `base`, which makes the splits, is trained. Writes benchmarks/results/levers.json.
@@ -29,6 +30,7 @@ from PIL import Image, ImageOps
 
 from diffdx._files import write_json
 from diffdx._typing import Pixels
+from diffdx.classification.voting import mean_error
 from diffdx.data import Record, open_dataset
 from diffdx.data.alterations import AlteredSource
 from diffdx.data.splits import align_splits, load_splits
@@ -40,6 +42,7 @@ RESULT = Path(__file__).parent / "results" / "levers.json"
 SIDE_PX = 64
 RULES = ("vote", "mean_v")
 PARTS = ("val", "copies")
+FEW = (1, 3, 5, 11, 31)
 
 
 def percentiles(pixels: Pixels) -> Pixels:
@@ -165,6 +168,8 @@ class Reading:
     sick: np.ndarray
     scores: dict[str, np.ndarray]
     called: dict[str, np.ndarray]
+    few: dict[int, np.ndarray]
+    """Score of the mean of v by the trials that it is of."""
 
     @classmethod
     def of(cls, folder: Path) -> "Reading":
@@ -179,11 +184,17 @@ class Reading:
             (stored.labels[order] == positive).astype(int),
             {rule: d.scores[order, positive] for rule, d in decided.items()},
             {rule: (d.y_hat[order] == positive).astype(int) for rule, d in decided.items()},
+            {
+                n: -mean_error(stored.errors[order, :, :n], stored.logsnr[order, :n], "v")
+                @ np.where(np.arange(2) == positive, 1, -1)
+                for n in FEW
+            },
         )
 
-    def auroc(self, rule: str, weights: np.ndarray | None = None) -> float:
-        """Return the AUROC of a rule."""
-        both = np.stack([-self.scores[rule], self.scores[rule]], axis=1)
+    def auroc(self, rule: str | int, weights: np.ndarray | None = None) -> float:
+        """Return the AUROC of a rule, or that of the mean of v over so many trials."""
+        score = self.few[rule] if isinstance(rule, int) else self.scores[rule]
+        both = np.stack([-score, score], axis=1)
         return float(auroc(self.sick, both, positive=1, weights=weights))
 
     def balanced_accuracy(self, rule: str) -> float:
@@ -217,6 +228,7 @@ def compare(work: Path) -> dict[str, Any]:
             for rule in RULES:
                 row[f"{part} {rule} auroc"] = round(reading.auroc(rule), 4)
                 row[f"{part} {rule} balanced"] = round(reading.balanced_accuracy(rule), 4)
+            row[f"{part} mean_v auroc by trials"] = {n: round(reading.auroc(n), 4) for n in FEW}
         if name != "base" and LEVERS[name].over in read:
             old, row["over"] = read[LEVERS[name].over], LEVERS[name].over
             for rule in RULES:
@@ -229,7 +241,7 @@ def compare(work: Path) -> dict[str, Any]:
                     return sum(gains) / len(gains)
 
                 row[f"gain {rule}"] = asdict(bootstrap_by_patient(gain, drawn))
-            row["kept"] = row["gain vote"]["low"] > 0
+            row["kept"] = {rule: row[f"gain {rule}"]["low"] > 0 for rule in RULES}
         rows[name] = row
     return rows
 

@@ -2,13 +2,14 @@
 
     python benchmarks/scorecard.py DATA --judge RESNET_RUN --role val --grid --limit 24
     python benchmarks/scorecard.py DATA --judge RESNET_RUN --role test --limit 100
+    python benchmarks/scorecard.py DATA --judge RESNET_RUN --run RUN --guidance 1 1.5 2 3
 
 PNEUMONIA is turned NORMAL, and NORMAL images are the controls. `--grid` scores every setting below
 on the first images of each class of a seeded shuffle; without it the one in CHOSEN, chosen on
 `val`, is scored, and the diffusion classifier is asked as well. The judge is a ResNet-18 trained on
 the same splits (`diffdx baseline DATA --splits assets/cxr64/splits.csv`). Sick images are explained
-as the diffusion classifier calls them; those it calls NORMAL are left out and counted. Writes
-benchmarks/results/scorecard[-grid][-ROLE].json.
+as the diffusion classifier calls them; those it calls NORMAL are left out and counted. `--guidance` scores the chosen setting at other scales;
+`--run` another run than the reference run. Writes benchmarks/results/scorecard[-RUN][-grid][-ROLE].json.
 """
 
 import argparse
@@ -56,10 +57,12 @@ BATCH = 32
 class Cases:
     """The images to explain, as the diffusion classifier calls them."""
 
-    def __init__(self, model: DiffusionModel, data: str, role: str, limit: int) -> None:
+    def __init__(
+        self, model: DiffusionModel, data: str, splits: Path, role: str, limit: int
+    ) -> None:
         """Read `limit` images of each class, and classify them."""
         self.model, self.dataset = model, open_dataset(data)
-        frame = load_splits([RUN / "splits.csv"])
+        frame = load_splits([splits])
         ids = dict.fromkeys(frame.image_id[frame.role == role])
         records = self.dataset.select(ids).records
         shuffled = [records[i] for i in epoch_order(0, 0, len(records)).tolist()]
@@ -147,16 +150,22 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--judge", type=Path, required=True)
     parser.add_argument("--role", default="val", choices=["val", "test"])
+    parser.add_argument("--run", type=Path, default=RUN)
     parser.add_argument("--grid", action="store_true")
+    parser.add_argument("--guidance", type=float, nargs="+")
     parser.add_argument("--limit", type=int, default=24, help="images of each class")
     options = parser.parse_args()
-    if options.grid and options.role != "val":
-        parser.error("settings are chosen on val: leave out --grid, or use --role val")
-    model = DiffusionModel.load(RUN)
-    cases = Cases(model, options.data, options.role, options.limit)
+    chooses = options.grid or options.guidance
+    if chooses and options.role != "val":
+        parser.error("settings are chosen on val: leave out --grid and --guidance, or --role val")
+    settings = GRID if options.grid else [CHOSEN]
+    if options.guidance:
+        settings = [CHOSEN | {"guidance_scale": scale} for scale in options.guidance]
+    model = DiffusionModel.load(options.run)
+    cases = Cases(model, options.data, options.run / "splits.csv", options.role, options.limit)
     judge = BaselineJudge(options.judge, model)
     rows = []
-    for setting in GRID if options.grid else [CHOSEN]:
+    for setting in settings:
         rows.append(scored(cases, judge, setting, ask_itself=not options.grid))
         values = {name: score["value"] for name, score in rows[-1]["scores"].items()}
         print(setting, json.dumps(values), f"{rows[-1]['seconds']} s", flush=True)
@@ -172,7 +181,8 @@ def main() -> None:
         "healthy": len(cases.healthy),
         "cases": rows,
     }
-    suffix = ("-grid" if options.grid else "") + ("" if options.role == "test" else "-val")
+    suffix = ("" if options.run == RUN else f"-{options.run.name}") + ("-grid" if chooses else "")
+    suffix += "" if options.role == "test" else "-val"
     write_json(RESULTS / f"scorecard{suffix}.json", result)
 
 
