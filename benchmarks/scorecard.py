@@ -8,8 +8,9 @@ PNEUMONIA is turned NORMAL, and NORMAL images are the controls. `--grid` scores 
 on the first images of each class of a seeded shuffle; without it the one in CHOSEN, chosen on
 `val`, is scored, and the diffusion classifier is asked as well. The judge is a ResNet-18 trained on
 the same splits (`diffdx baseline DATA --splits assets/cxr64/splits.csv`). Sick images are explained
-as the diffusion classifier calls them; those it calls NORMAL are left out and counted. `--guidance` scores the chosen setting at other scales; `--run` is another run than the
-reference run. Writes benchmarks/results/scorecard[-RUN][-grid][-ROLE].json.
+as the diffusion classifier calls them; those it calls NORMAL are left out and counted. `--guidance`
+scores the chosen setting at other scales, `--run` another run than the reference run. Writes
+benchmarks/results/scorecard[-RUN][-grid][-ROLE].json.
 """
 
 import argparse
