@@ -16,8 +16,8 @@ then on a cell's budget is a number of steps, so that what else the machine does
 a cut cell continues bit-equal.
 
 The calib images fit each model's probabilities; with an altered copy of each, which stands for
-another site, they fit the thresholds of the rules that end in `_fitted`, to the largest balanced
-accuracy. The test images are looked at once a cell, which
+another site, they fit the rules that end in `_fitted`: the threshold, to the largest balanced
+accuracy, and the scale of log odds. The test images are looked at once a cell, which
 test-looks.jsonl records. A cell that is finished is a line of results/fair/cells.jsonl, decisions
 and scores by image in the order of the set (no image is named), and is not repeated: a later
 session continues from these lines alone, without FOLDER. At the end, and with `--table` alone, they
@@ -32,6 +32,7 @@ import argparse
 import itertools
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ import running
 from decision_statistics import best_threshold
 from fair_table import FITTED, OWN_RULES, markdown, pool
 from log_look import LOG, log_with_commit
+from sklearn.linear_model import LogisticRegression
 
 from diffdx._files import atomic_path, write_json
 from diffdx.data import open_dataset
@@ -113,6 +115,8 @@ DISCRIMINATIVE_SETTINGS = (
     "augment.flip_vertical=false",
     "augment.blur_sigma_px=null",
 )
+SMALLEST = 1e-12
+"""Probability that counts as 0, and its distance from 1 that counts as none."""
 _written = Lock()
 
 
@@ -249,10 +253,11 @@ def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict
         }
         for rule, made in decided.items()
     }
-    for rule in [rule for rule in OWN_RULES if rule in rules and k is not None]:
-        score = decisions[rule]["score"]
-        called = (np.array(score) > fitted_threshold(run, rule)).astype(int)
-        decisions[rule + FITTED] = {"y_hat": called.tolist(), "score": score}
+    if k is not None:
+        for rule in (rule for rule in OWN_RULES if rule in rules):
+            score = fitted_score(run, rule)(decided[rule].scores[order, k])
+            called = (score > 0).astype(int).tolist()
+            decisions[rule + FITTED] = {"y_hat": called, "score": rounded(score)}
     return {
         **cell._asdict(),
         "steps": record["steps"],
@@ -270,14 +275,28 @@ def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict
     }
 
 
-def fitted_threshold(run: Path, rule: str) -> float:
-    """Return the threshold of the largest balanced accuracy on calib images and their copies."""
+def fitted_score(run: Path, rule: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what makes log odds of a rule's score, above 0 for sick, as far as two numbers can.
+
+    Both are fitted to the calib images and their copies: the threshold of the largest balanced
+    accuracy, and the slope of a logistic regression.
+    """
+
+    def wide(score: np.ndarray) -> np.ndarray:
+        """Return a softmax as log odds: what is near 0 or 1 stays apart."""
+        p = np.clip(score, SMALLEST, 1 - SMALLEST)
+        return np.log(p) - np.log1p(-p) if rule == "softmax" else score
+
     scores, sick = [], []
     for part in ("calib", "copies"):
         stored = read_predictions(run / part).labelled()
         scores.append(stored.decide(rule).scores[:, stored.positive])
         sick.append(stored.labels == stored.positive)
-    return best_threshold(np.concatenate(scores), np.concatenate(sick))
+    fitting, y = wide(np.concatenate(scores)), np.concatenate(sick)
+    threshold, scale = best_threshold(fitting, y), fitting.std()
+    model = LogisticRegression(class_weight="balanced").fit(fitting[:, None] / scale, y)
+    slope = max(float(model.coef_[0, 0]), 0) / scale
+    return lambda score: slope * (wide(score) - threshold)
 
 
 def classes_of(found: np.ndarray, k: int | None) -> list[int]:
@@ -288,8 +307,13 @@ def classes_of(found: np.ndarray, k: int | None) -> list[int]:
 def scores_of(scores: np.ndarray, k: int | None) -> list[Any]:
     """Return what the positive class k of two scores, or what every class does, in 5 digits."""
     if k is not None:
-        return [float(f"{score:.5g}") for score in scores[:, k]]
-    return [[float(f"{score:.5g}") for score in row] for row in scores]
+        return rounded(scores[:, k])
+    return [rounded(row) for row in scores]
+
+
+def rounded(scores: np.ndarray) -> list[float]:
+    """Return numbers in 5 digits."""
+    return [float(f"{score:.5g}") for score in scores]
 
 
 def make(cell: Cell, asked: argparse.Namespace, rates: dict[str, float], core: int | None) -> None:

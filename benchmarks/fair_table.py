@@ -10,7 +10,8 @@ would count several times. Over all sets, a difference is the mean of the sets' 
 set resampled by itself.
 
 A diffusion classifier and a discriminative one of the same seed are also read together: the mean of
-their calibrated log odds (two classes), or of their log probabilities (more).
+their fitted log odds (the mean of v, and the softmax), where a line has them; else of their
+calibrated log odds (two classes), or of their log probabilities (more).
 """
 
 import itertools
@@ -155,16 +156,22 @@ def readers_of(lines: Sequence[Json]) -> tuple[Readers, list[tuple[str, str]]]:
         if cells:
             name = cells[0]["network"]
             readers[name] = FUSED, cells
-            pairs += [(name, a), (name, b)]
+            of_fitted = [f"{a.removesuffix('vote')}mean_v{FITTED}", f"{b}, softmax{FITTED}"]
+            parts = of_fitted if set(of_fitted) <= set(readers) else [a, b]
+            pairs += [(name, part) for part in parts]
     return readers, pairs
 
 
 def fused(a: Json, b: Json) -> Json:
     """Return a cell that reads with two others, the same images in both."""
-    log_p = []
-    for cell in (a, b):
-        p = np.clip(np.array(cell["prob"]), LEAST, 1 - LEAST)
-        log_p.append(np.log(p) if p.ndim == 2 else np.log(p) - np.log1p(-p))
+    log_odds = [cell["decisions"].get(r + FITTED) for cell, r in ((a, "mean_v"), (b, "softmax"))]
+    if None in log_odds:
+        log_p = []
+        for cell in (a, b):
+            p = np.clip(np.array(cell["prob"]), LEAST, 1 - LEAST)
+            log_p.append(np.log(p) if p.ndim == 2 else np.log(p) - np.log1p(-p))
+    else:
+        log_p = [np.array(fitted["score"]) for fitted in log_odds]
     score = sum(log_p) / 2
     if score.ndim == 2:
         y_hat, prob = score.argmax(axis=1), np.exp(score)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from diffdx.classification.rules import Decisions
 from diffdx.metrics import accuracy, auroc, balanced_accuracy, mcnemar
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -104,6 +105,42 @@ def test_two_readers_together_are_one_with_the_mean_of_their_log_odds():
     assert both["auroc"]["value"] == pytest.approx(expected)
     assert both["accuracy"]["value"] == pytest.approx(accuracy(y, (scores > 0).astype(int)))
     assert (both["calls_per_image"], both["parameters"]) == (2, 10)
+
+
+def test_two_readers_with_fitted_rules_are_read_together_by_these():
+    a = line("small", 0, rules=("vote", "mean_v_fitted"))
+    b = line("resnet18", 0, rules=("softmax", "softmax_fitted"), skill=3.0)
+    y, p = np.array(a["labels"]), np.array(a["decisions"]["mean_v_fitted"]["score"])
+    scores = (p + np.array(b["decisions"]["softmax_fitted"]["score"])) / 2
+    found = fair_table.pool([a, b], n_resamples=100)["sets"]["chest-xray"]
+    expected = auroc(y, np.stack([-scores, scores], 1), positive=1)
+    assert found["rows"][-1]["auroc"]["value"] == pytest.approx(expected)
+    compared = [(pair["a"], pair["b"]) for pair in found["pairs"]]
+    parts = ["small, mean_v_fitted", "resnet18, softmax_fitted"]
+    assert compared[-2:] == [("small + resnet18", part) for part in parts]
+    assert tuple(parts) in compared, "fitted rules are compared among them"
+
+
+def test_the_fitted_score_is_above_zero_where_the_best_threshold_is(monkeypatch):
+    class Stored:
+        positive, labels = 1, np.array([0, 0, 0, 1, 1, 1])
+
+        def __init__(self, folder):
+            assert folder.name in ("calib", "copies")
+
+        def labelled(self):
+            return self
+
+        def decide(self, rule):
+            score = np.array([-3.0, -2.0, 1.0, 0.5, 0.6, 5.0])
+            return Decisions(np.stack([-score, score], 1), np.zeros(6, int), np.zeros(6, bool))
+
+    monkeypatch.setattr(fair, "read_predictions", Stored)
+    log_odds = fair.fitted_score(Path("run"), "mean_v")(np.array([-2.1, -1.9, 0.9, 1.1, 4.0]))
+    # Between -2 and .5, in the middle, one healthy image is called sick; nothing is better.
+    np.testing.assert_array_equal(log_odds > 0, [False, False, True, True, True])
+    assert (np.diff(log_odds) > 0).all()
+    assert log_odds[1] / log_odds[2] == pytest.approx((-1.9 + 0.75) / (0.9 + 0.75))
 
 
 def test_differences_over_all_sets_are_the_means_of_the_sets():
