@@ -11,14 +11,13 @@ strengths; every run classifies the same files:
     jpeg        quality of the compression
     tag         side of a white square with a dark bar in the upper left corner, in pixels
 
-AUROC and balanced accuracy of each run with intervals by patients, and the paired difference of
+AUROC and balanced accuracy of each run (diffusion: the mean of v) with intervals by patients, and the paired difference of
 the losses: how much more the first run lost against the clean images than each other run.
 Writes benchmarks/results/robustness.json. RUNs must share their splits: the first one's decide.
 """
 
 import argparse
 import io
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from PIL import Image
 from running import diffdx
 from scipy.ndimage import gaussian_filter
@@ -85,7 +85,8 @@ CHANGES: dict[str, tuple[Callable[..., Pixels], tuple[float, ...]]] = {
 
 def write_folder(data: str, run: Path, folder: Path, count: int) -> pd.DataFrame:
     """Write validation images, as they are and changed, as PNG; return their table."""
-    side_px = json.loads((run / "run.json").read_text("utf-8"))["image_size"]
+    config = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    side_px = config["model"]["data"]["image_size"]
     splits = pd.read_csv(run / "splits.csv", dtype=str)
     chosen = splits[splits["role"] == "val"].sample(frac=1, random_state=0)[:count]
     dataset = open_dataset(data).select(list(chosen["image_id"]))
@@ -126,7 +127,7 @@ class Reading:
             options = [] if is_baseline(run) else ["--trials", trials]
             diffdx("classify", run, *inputs, "--out", out, *options, "--no-progress")
         stored = read_predictions(out)
-        decided = stored.decide(stored.rule if stored.rules else "softmax")
+        decided = stored.decide("mean_v" if stored.rules else "softmax")
         files = [Path(str(name)) for name in stored.table["image_id"]]
         rows = {
             name: sorted(
