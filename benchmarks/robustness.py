@@ -11,8 +11,9 @@ strengths; every run classifies the same files:
     jpeg        quality of the compression
     tag         side of a white square with a dark bar in the upper left corner, in pixels
 
-AUROC and balanced accuracy of each run (diffusion: the mean of v) with intervals by patients, and the paired difference of
-the losses: how much more the first run lost against the clean images than each other run.
+AUROC and balanced accuracy of each run (of a diffusion model: by the mean of v) with intervals by
+patients, and the paired difference of the losses: how much more the first run lost against the
+clean images than each other run.
 Writes benchmarks/results/robustness.json. RUNs must share their splits: the first one's decide.
 """
 
