@@ -97,8 +97,9 @@ CONTRASTIVE = "train.contrastive_weight=0.1"
 DIFFUSION = {
     "small": ["--preset=small", "--recipe=plain"],
     "small-dit": ["--preset=small-dit", "--recipe=plain"],
+    "small-looks": ["--preset=small", "--recipe=fixed"],
     "small-contrastive": ["--preset=small", "--recipe=plain", *setting(CONTRASTIVE)],
-    "small-contrastive-looks": ["--preset=small", "--recipe=fixed"],
+    "small-contrastive-looks": ["--preset=small", "--recipe=contrastive"],
 }
 DISCRIMINATIVE = {
     "resnet18": ["--model", "resnet18"],

@@ -77,6 +77,9 @@ LEVERS = {
     "strong contrastive looks": Lever(
         ["train.contrastive_weight=1", *LOOKS], cost=1.9, over="contrastive looks"
     ),
+    "fine contrastive looks": Lever(
+        [CONTRASTIVE, *LOOKS, "train.contrastive_scale=0.01"], cost=1.9, over="contrastive looks"
+    ),
     "fast contrastive looks": Lever(
         [CONTRASTIVE, *LOOKS, "train.learning_rate=0.0006"], cost=1.9, over="contrastive looks"
     ),

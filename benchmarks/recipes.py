@@ -31,7 +31,6 @@ RECIPES = ("paper", "release", "fixed")
 SAME_FOR_ALL = (
     "train.batch_size=32",
     "train.augment={}",
-    "train.contrastive_weight=0",
     "model.data.channels=1",
 )
 METRICS = ("auroc", "balanced_accuracy")

@@ -266,7 +266,7 @@ class TrainConfig(LoopConfig):
     weighting: Literal["min_snr", "inverse_min_snr", "uniform", "uniform_eps"] = "min_snr"
     min_snr_gamma: float = Field(5.0, gt=0)
     label_dropout: float = Field(0.1, ge=0, lt=1)
-    contrastive_weight: float = Field(0.1, ge=0)
+    contrastive_weight: float = Field(0.0, ge=0)
     """Of the contrastive term, which nearly doubles the work of a step; 0 leaves it out."""
     contrastive_scale: float = Field(0.05, gt=0)
     """Log ratio of two classes' errors that counts as a clear difference."""
@@ -280,7 +280,7 @@ class RunConfig(Section):
     """A whole training run."""
 
     preset: str = "small"
-    recipe: Literal["fixed", "plain", "paper", "release"] = "fixed"
+    recipe: Literal["fixed", "contrastive", "plain", "paper", "release"] = "fixed"
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

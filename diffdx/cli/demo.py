@@ -25,7 +25,7 @@ LOGSNR_START = 1.0
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/demo"),
     minutes: Annotated[float | None, typer.Option(help="Train by time, not by steps.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 700,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 1200,
     trials: Annotated[int, typer.Option(min=1, help="Trials per test image.")] = 51,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -79,7 +79,7 @@ class EditSettings:
         """Return these settings, else what the model's recipe says, else the defaults.
 
         Args:
-            model: Trained with a contrastive term it asks for guidance 1, others for 3.
+            model: One trained with a contrastive term asks for guidance 1.
             given: Attributes; None is not given.
         """
         asked = {name: value for name, value in given.items() if value is not None}

@@ -20,9 +20,7 @@ IDENTITY = ("classes", "data_fingerprint")
 MACHINE = ("world_size", "device", "precision", "threads")
 """Entries that may differ; the weights are then not those of an uninterrupted run, bit by bit."""
 
-_BEFORE: dict[str, Any] = {
-    "train": {"contrastive_weight": 0.0, "augment": {"gamma": 1.0, "contrast": 1.0}}
-}
+_BEFORE: dict[str, Any] = {"train": {"augment": {"gamma": 1.0, "contrast": 1.0}}}
 """What a diffusion run of an earlier version did where its configuration has no entry."""
 
 

@@ -249,7 +249,6 @@ CONFIG = RunConfig(
         checkpoint_every=2,
         warmup_steps=0,
         max_bad_steps=3,
-        contrastive_weight=0,
     ),
 )
 

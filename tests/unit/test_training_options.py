@@ -32,7 +32,7 @@ BACKBONES = [
     ),
     DiTConfig(layers=2, heads=2, head_dim=8, patch_px=2),
 ]
-SMALL = {"steps": 40, "batch_size": 4, "warmup_steps": 0, "contrastive_weight": 0}
+SMALL = {"steps": 40, "batch_size": 4, "warmup_steps": 0}
 EVERY = pytest.mark.parametrize("backbone", BACKBONES, ids=lambda backbone: backbone.name)
 
 
@@ -167,11 +167,11 @@ def test_a_run_of_an_earlier_version_is_resumed_with_the_defaults_of_what_is_new
     values = yaml.safe_load(file.read_text())
     values["recipe"] = "fixed"
     del values["train"]["gradient_checkpointing"], values["model"]["edit"]
-    del values["model"]["schedule"]["name"], values["train"]["contrastive_weight"]
+    del values["model"]["schedule"]["name"]
     del values["train"]["augment"]["gamma"], values["train"]["augment"]["contrast"]
     file.write_text(yaml.safe_dump(values))
     again = CliRunner().invoke(app, [*command, "--resume"])
     assert again.exit_code == 0, again.output
     changed = CliRunner().invoke(app, [*command, "--recipe=fixed", "--resume"])
     assert changed.exit_code == 2
-    assert "train.contrastive_weight: 0.0 -> 0.1" in changed.output.replace("\n", " ")
+    assert "train.augment.gamma: 1.0 -> 1.7" in changed.output.replace("\n", " ")
