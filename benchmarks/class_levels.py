@@ -32,8 +32,6 @@ def measure(data: str, level: str, seed: int, images_seen: int, trials: int, out
     size = [
         "--preset",
         "tiny",
-        "--recipe",
-        "plain",
         "--image-size",
         "32",
         "--images-seen",

@@ -95,10 +95,10 @@ LOOKS = ["train.augment.gamma=1.7", "train.augment.contrast=1.4"]
 LOOKS += ["train.augment.blur_sigma_px=[0.1,0.8]"]
 CONTRASTIVE = "train.contrastive_weight=0.1"
 DIFFUSION = {
-    "small": ["--preset=small", "--recipe=plain"],
-    "small-dit": ["--preset=small-dit", "--recipe=plain"],
-    "small-looks": ["--preset=small", "--recipe=fixed"],
-    "small-contrastive": ["--preset=small", "--recipe=plain", *setting(CONTRASTIVE)],
+    "small": ["--preset=small"],
+    "small-dit": ["--preset=small-dit"],
+    "small-looks": ["--preset=small", *setting(*LOOKS)],
+    "small-contrastive": ["--preset=small", *setting(CONTRASTIVE)],
     "small-contrastive-looks": ["--preset=small", "--recipe=contrastive"],
 }
 DISCRIMINATIVE = {

@@ -149,7 +149,7 @@ def make(name: str, asked: argparse.Namespace) -> None:
         own_splits = splits_of(images, splits)
     options = ["--preset", lever.preset, "--steps", round(asked.steps / lever.cost)]
     options += ["--image-size", SIDE_PX, "--set=train.validate_every=100000", "--num-workers=1"]
-    options += ["--recipe=plain", *setting(*lever.assignments)]
+    options += setting(*lever.assignments)
     options += ["--splits", own_splits] if own_splits.is_file() else []
     running.train(run, "train", data, *options, log=log, core=asked.core)
     if not splits.is_file():

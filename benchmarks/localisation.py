@@ -142,8 +142,6 @@ def main() -> None:
                 DATA,
                 "--preset",
                 "tiny",
-                "--recipe",
-                "plain",
                 "--images-seen",
                 str(IMAGES_SEEN["diffusion"]),
             ],

@@ -118,8 +118,6 @@ def main() -> None:
                 *source,
                 "--preset",
                 "tiny",
-                "--recipe",
-                "plain",
                 "--images-seen",
                 str(IMAGES_SEEN),
             ],

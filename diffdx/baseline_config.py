@@ -72,8 +72,6 @@ class SupervisedAugmentConfig(AugmentConfig):
     flip: bool = True
     flip_vertical: bool = True
     blur_sigma_px: tuple[float, float] | None = (0.1, 2.0)
-    gamma: float = Field(1.0, ge=1)
-    contrast: float = Field(1.0, ge=1)
 
 
 NO_AUGMENTATION: dict[str, Any] = {

@@ -200,11 +200,11 @@ class AugmentConfig(Section):
     """Largest, as a fraction of the side."""
     flip: bool = False
     flip_vertical: bool = False
-    blur_sigma_px: tuple[float, float] | None = (0.1, 0.8)
+    blur_sigma_px: tuple[float, float] | None = None
     """Range of the Gaussian's standard deviation in a kernel of 5 px; None does not blur."""
-    gamma: float = Field(1.7, ge=1)
+    gamma: float = Field(1.0, ge=1)
     """Largest power that brightness in [0, 1] is raised to; 1 leaves it."""
-    contrast: float = Field(1.4, ge=1)
+    contrast: float = Field(1.0, ge=1)
     """Largest factor of the distance from mid-grey; 1 leaves it."""
 
     @model_validator(mode="after")
@@ -280,7 +280,7 @@ class RunConfig(Section):
     """A whole training run."""
 
     preset: str = "small"
-    recipe: Literal["fixed", "contrastive", "plain", "paper", "release"] = "fixed"
+    recipe: Literal["fixed", "contrastive", "paper", "release"] = "fixed"
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

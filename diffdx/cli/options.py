@@ -51,7 +51,7 @@ Prevalence = Annotated[
     ),
 ]
 Recipe = Annotated[
-    Literal["fixed", "contrastive", "plain", "paper", "release"] | None,
+    Literal["fixed", "contrastive", "paper", "release"] | None,
     typer.Option(help="How it is trained: as measured best, as the paper says, as its code does."),
 ]
 Positive = Annotated[str | None, typer.Option(help="The class that F1 and AUROC mean.")]

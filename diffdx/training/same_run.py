@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from diffdx._layers import merge
 from diffdx.baseline_config import BaselineConfig
 from diffdx.config import RunConfig, validate_config
 from diffdx.data.splits import load_splits
@@ -19,9 +17,6 @@ IDENTITY = ("classes", "data_fingerprint")
 """Entries of run.json that a resumed run must share."""
 MACHINE = ("world_size", "device", "precision", "threads")
 """Entries that may differ; the weights are then not those of an uninterrupted run, bit by bit."""
-
-_BEFORE: dict[str, Any] = {"train": {"augment": {"gamma": 1.0, "contrast": 1.0}}}
-"""What a diffusion run of an earlier version did where its configuration has no entry."""
 
 
 def check_same_run(
@@ -48,10 +43,7 @@ def check_same_run(
     try:
         before = json.loads((out / "run.json").read_text(encoding="utf-8"))
         old_config = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
-        # A run of an earlier version lacks what is new: there its default is meant, or _BEFORE.
-        if isinstance(config, RunConfig) and isinstance(old_config, dict):
-            written, old_config = old_config, deepcopy(_BEFORE)
-            merge(old_config, written)
+        # A run of an earlier version lacks what is new: there its default was meant.
         old_run = validate_config(type(config), old_config, source=str(out / "config.yaml"))
         old = _flat(old_run.model_dump(mode="json")) | {name: before[name] for name in IDENTITY}
         old["splits"] = _roles_hash(load_splits(out / "splits.csv"))
@@ -61,8 +53,7 @@ def check_same_run(
     new["splits"] = _roles_hash(splits)
     changes = [
         f"{key}: {old.get(key)} -> {new.get(key)}"
-        # A recipe is a name of settings, and the settings are compared.
-        for key in sorted((old.keys() | new.keys()) - {"recipe"})
+        for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
     if changes and not force:

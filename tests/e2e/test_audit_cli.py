@@ -12,7 +12,6 @@ from diffdx.data import open_dataset
 
 TINY = [
     "--image-size=16",
-    "--recipe=plain",  # whose third step is better than the second
     "--set=model.backbone.channels=[16,32]",
     "--set=train.warmup_steps=2",
     "--steps=2",

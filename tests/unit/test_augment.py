@@ -7,11 +7,10 @@ import torch
 
 from diffdx.baseline_config import NO_AUGMENTATION, SupervisedAugmentConfig
 from diffdx.config import AugmentConfig
-from diffdx.presets import UNCHANGED
 from diffdx.transforms import augment as module
 from diffdx.transforms.augment import augment, gaussian_blur, random_affine
 
-NOTHING = AugmentConfig(**UNCHANGED)
+NOTHING = AugmentConfig(rotate_degrees=0, zoom=0, shift=0)
 
 
 def only(**changes):

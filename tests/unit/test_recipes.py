@@ -152,21 +152,22 @@ def test_fixed_is_the_default_and_the_papers_presets_are_the_papers():
     assert resolve_config("small").model.schedule == plain.model.schedule
 
 
-def test_plain_is_fixed_without_changes_of_looks():
-    fixed, plain = (resolve_config("small", recipe=name) for name in ("fixed", "plain"))
+def test_contrastive_is_fixed_with_the_term_and_changes_of_looks():
+    fixed, other = (resolve_config("small", recipe=name) for name in ("fixed", "contrastive"))
+    assert (fixed.train.contrastive_weight, other.train.contrastive_weight) == (0, 0.1)
     x = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     still = {"rotate_degrees": 0, "zoom": 0, "shift": 0}
-    for config, changes in ((fixed, True), (plain, False)):
+    for config, changes in ((fixed, False), (other, True)):
         config = config.train.augment.model_copy(update=still)
         changed = augment(x, config, torch.Generator().manual_seed(1))
         assert torch.equal(changed, x) != changes
-    same = {"augment"}
-    assert fixed.train.model_dump(exclude=same) == plain.train.model_dump(exclude=same)
+    different = {"augment", "contrastive_weight"}
+    assert fixed.train.model_dump(exclude=different) == other.train.model_dump(exclude=different)
 
 
 def test_what_was_trained_with_a_contrastive_term_is_edited_without_guidance():
     scale = {r: resolve_config("small", recipe=r).model.edit.guidance_scale for r in RECIPES}
-    others = {"fixed": None, "plain": None, "paper": None, "release": 5.5}
+    others = {"fixed": None, "paper": None, "release": 5.5}
     assert scale == others | {"contrastive": 1}
     asked = ("model.edit.guidance_scale=2", "train.contrastive_weight=0.2")
     assert resolve_config("small", assignments=asked).model.edit.guidance_scale == 2
@@ -188,7 +189,7 @@ def test_a_recipe_gives_way_to_what_was_asked_for(tmp_path):
 
 def test_an_unknown_recipe_lists_the_known_ones(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"'best'; choose one of fixed, contrastive, plain, paper, release"
+        ConfigError, match=r"'best'; choose one of fixed, contrastive, paper, release"
     ):
         resolve_config("small", recipe="best")
     with pytest.raises(ConfigError, match="unknown recipe"):

@@ -243,13 +243,7 @@ CONFIG = RunConfig(
         data=DataConfig(image_size=16),
         backbone=UNetConfig(channels=(8,), attention=False, norm_groups=4),
     ),
-    train=TrainConfig(
-        steps=6,
-        batch_size=4,
-        checkpoint_every=2,
-        warmup_steps=0,
-        max_bad_steps=3,
-    ),
+    train=TrainConfig(steps=6, batch_size=4, checkpoint_every=2, warmup_steps=0, max_bad_steps=3),
 )
 
 
