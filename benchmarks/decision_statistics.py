@@ -69,6 +69,11 @@ class Trials:
         """Return some of the images."""
         return Trials(self.errors[rows], self.logsnr[rows], self.sick[rows], self.patients[rows])
 
+    def first(self, num_trials: int) -> "Trials":
+        """Return the first trials of every image."""
+        errors, logsnr = self.errors[:, :, :num_trials], self.logsnr[:, :num_trials]
+        return Trials(errors, logsnr, self.sick, self.patients)
+
     def joined(self, other: "Trials") -> "Trials":
         """Return these images, then the others."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__annotations__)
@@ -222,10 +227,7 @@ def main() -> None:
     asked = parser.parse_args()
     images, copies = (Trials.of(read_predictions(STORE / n)) for n in ("calib", "calib-altered"))
     trials = min(images.errors.shape[2], copies.errors.shape[2])
-    images, copies = (
-        Trials(t.errors[:, :, :trials], t.logsnr[:, :trials], t.sick, t.patients)
-        for t in (images, copies)
-    )
+    images, copies = images.first(trials), copies.first(trials)
     edges = edges_of(images)
     folds = patient_folds(images.sick.astype(int), images.patients, seed=0)
     candidates = statistics(edges)

@@ -34,7 +34,6 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -45,6 +44,7 @@ import running
 from decision_statistics import best_threshold
 from fair_table import FITTED, OWN_RULES, markdown, pool
 from log_look import LOG, log_with_commit
+from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 
 from diffdx._files import atomic_path, write_json
@@ -193,8 +193,10 @@ def measure_rates(asked: argparse.Namespace) -> dict[str, float]:
         run = asked.work / "measured" / key.replace("/", "-")
         splits = asked.work / f"{images.of}-splits.csv"
         command = training(Cell(network, dataset, 0), asked, asked.measured_steps)
+        # Never resumed: the speed of a part is not that of the whole.
+        more = ["--out", run, "--no-progress", "--overwrite"]
         log = asked.work / "measured.log"
-        running.train(run, *command, log=log, core=asked.core)
+        running.diffdx(*command, *more, log=log, core=asked.core, threads=1)
         record = json.loads((run / "run.json").read_text("utf-8"))
         rates[key] = record["images_seen"] / record["train_seconds"]
         if not splits.is_file():
@@ -204,20 +206,21 @@ def measure_rates(asked: argparse.Namespace) -> dict[str, float]:
     return dict(rates)
 
 
-def classify(cell: Cell, run: Path, asked: argparse.Namespace, core: int | None) -> dict[str, Any]:
+def classify(
+    cell: Cell, run: Path, asked: argparse.Namespace, how: dict[str, Any]
+) -> dict[str, Any]:
     """Classify calib images, altered copies of them, and test images; return the test's summary."""
     data = asked.data[SETS[cell.dataset].of]
     trials = ["--trials", asked.trials] if cell.network in DIFFUSION else []
-    diffdx = partial(running.diffdx, log=asked.work / f"{run.name}.log", core=core)
 
     def ask(part: str, *inputs: object) -> None:
         if not (run / part / "classify.json").is_file():
             options = ["--out", run / part, "--device", "cpu", "--no-progress", *trials]
-            diffdx("classify", run, *inputs, *options)
+            running.diffdx("classify", run, *inputs, *options, **how)
 
     ask("calib", data, "--split", "calib", "--limit", asked.calib_images)
     if not (run / "calibration.json").is_file():
-        diffdx("calibrate", run, run / "calib", *trials, "--device", "cpu")
+        running.diffdx("calibrate", run, run / "calib", *trials, "--device", "cpu", **how)
     ask("copies", copies_of(cell, run, asked))
     ask("test", data, "--split", "test", "--limit", asked.images)
     return evaluate_predictions(run / "test")
@@ -228,12 +231,13 @@ def copies_of(cell: Cell, run: Path, asked: argparse.Namespace) -> Path:
     images = SETS[cell.dataset]
     folder: Path = asked.work / f"{images.of}-{images.side_px}px-copies"
     with _written:
+        if folder.is_dir():
+            return folder
         stored = read_predictions(run / "calib")
         dataset = open_dataset(asked.data[images.of]).select(list(stored.table["image_id"]))
-        spec = PixelSpec(images.side_px, channels=3)
-        source = altered_copies(dataset, seed=1).source
+        copies, spec = altered_copies(dataset, seed=1), PixelSpec(images.side_px, channels=3)
         running.write_images(
-            folder, dataset, lambda record: np.moveaxis(spec.store(source.pixels(record)), 0, -1)
+            folder, copies, lambda record: np.moveaxis(spec.store(copies.pixels(record)), 0, -1)
         )
     return folder
 
@@ -254,11 +258,10 @@ def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict
         }
         for rule, made in decided.items()
     }
-    if k is not None:
-        for rule in (rule for rule in OWN_RULES if rule in rules):
-            score = fitted_score(run, rule)(decided[rule].scores[order, k])
-            called = (score > 0).astype(int).tolist()
-            decisions[rule + FITTED] = {"y_hat": called, "score": rounded(score)}
+    for rule in [] if k is None else [rule for rule in rules if rule in OWN_RULES]:
+        score = fitted_score(run, rule)(decided[rule].scores[order, k])
+        called = (score > 0).astype(int).tolist()
+        decisions[rule + FITTED] = {"y_hat": called, "score": rounded(score)}
     return {
         **cell._asdict(),
         "steps": record["steps"],
@@ -285,8 +288,7 @@ def fitted_score(run: Path, rule: str) -> Callable[[np.ndarray], np.ndarray]:
 
     def wide(score: np.ndarray) -> np.ndarray:
         """Return a softmax as log odds: what is near 0 or 1 stays apart."""
-        p = np.clip(score, SMALLEST, 1 - SMALLEST)
-        return np.log(p) - np.log1p(-p) if rule == "softmax" else score
+        return logit(np.clip(score, SMALLEST, 1 - SMALLEST)) if rule == "softmax" else score
 
     scores, sick = [], []
     for part in ("calib", "copies"):
@@ -322,9 +324,10 @@ def make(cell: Cell, asked: argparse.Namespace, rates: dict[str, float], core: i
     rate = rates[rate_key(cell.network, cell.dataset)]
     steps = asked.steps or max(1, round(60 * asked.minutes * rate / BATCH))
     started = time.monotonic()
-    run, log = run_of(asked.work, cell), asked.work / f"{run_of(asked.work, cell).name}.log"
-    running.train(run, *training(cell, asked, steps), log=log, core=core)
-    summary = classify(cell, run, asked, core)
+    run = run_of(asked.work, cell)
+    how = {"log": run.with_suffix(".log"), "core": core, "threads": 1}
+    running.train(run, *training(cell, asked, steps), **how)
+    summary = classify(cell, run, asked, how)
     line = line_of(cell, run, summary, rate)
     with _written:
         log_with_commit(f"fair.py: {cell.name}", summary, asked.looks)

@@ -25,17 +25,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import running
+from decision_statistics import Trials, mean_lead, ranked
 from fair import CONTRASTIVE, LOOKS, setting
 from PIL import Image, ImageOps
 
 from diffdx._files import write_json
 from diffdx._typing import Pixels
-from diffdx.classification.voting import mean_error
 from diffdx.data import Record, open_dataset
-from diffdx.data.alterations import AlteredSource
+from diffdx.data.alterations import altered_copies
 from diffdx.data.splits import align_splits, load_splits
 from diffdx.evaluation import read_predictions
-from diffdx.metrics import auroc, balanced_accuracy, bootstrap_by_patient, patient_resamples
+from diffdx.metrics import balanced_accuracy, bootstrap_by_patient, patient_resamples
 from diffdx.transforms.pixels import PixelSpec
 
 RESULT = Path(__file__).parent / "results" / "levers.json"
@@ -70,6 +70,7 @@ class Lever(NamedTuple):
 
 
 WIDER = [f"train.augment.{v}" for v in ("rotate_degrees=15", "zoom=0.2", "shift=0.1")]
+PATCHES = ["model.backbone.patch_px=2", "model.backbone.channels=[64,128,192]"]
 LEVERS = {
     "base": Lever([]),
     "looks": Lever(LOOKS),
@@ -86,6 +87,14 @@ LEVERS = {
     "small batch contrastive looks": Lever(
         [CONTRASTIVE, *LOOKS, "train.batch_size=12", "train.warmup_steps=100"],
         cost=1.9 * 12 / 32,
+        over="contrastive looks",
+    ),
+    "late contrastive looks": Lever(
+        [CONTRASTIVE, *LOOKS, "model.backbone.class_levels=2"], cost=1.4, over="contrastive looks"
+    ),
+    "patch late contrastive looks": Lever(
+        [CONTRASTIVE, *LOOKS, *PATCHES, "model.backbone.class_levels=2"],
+        cost=0.95,
         over="contrastive looks",
     ),
     "percentiles": Lever([], prepare=percentiles),
@@ -106,14 +115,15 @@ def write_images(
     data: str, splits: Path, folder: Path, roles: list[str], lever: Lever, *, altered: bool
 ) -> Path:
     """Write images of some roles as the lever has them, at the side of the network; once."""
+    if folder.is_dir():
+        return folder
     dataset = open_dataset(data)
     frame = align_splits(load_splits([splits]), dataset)
     chosen = dataset.select(list(frame.loc[frame["role"].isin(roles), "image_id"]))
-    source = AlteredSource(dataset.source, seed=1) if altered else dataset.source
-    spec = PixelSpec(SIDE_PX)
+    chosen, spec = altered_copies(chosen, seed=1) if altered else chosen, PixelSpec(SIDE_PX)
 
     def pixels_of(record: Record) -> Pixels:
-        pixels = spec.store(source.pixels(record))[0]
+        pixels = spec.store(chosen.pixels(record))[0]
         return lever.prepare(pixels) if lever.prepare else pixels
 
     running.write_images(folder, chosen, pixels_of)
@@ -141,7 +151,7 @@ def make(name: str, asked: argparse.Namespace) -> None:
     lever, run, splits = LEVERS[name], run_of(asked.work, name), asked.work / "splits.csv"
     if not splits.is_file() and name != "base":
         raise SystemExit("make base first: its splits are everyone's")
-    log, data, own_splits, copies = run.with_suffix(".log"), asked.data, splits, "copies"
+    data, own_splits, copies = asked.data, splits, "copies"
     if lever.prepare:
         copies = f"{run.name}-copies"
         images, roles = asked.work / f"{run.name}-images", ["train", "val"]
@@ -151,16 +161,16 @@ def make(name: str, asked: argparse.Namespace) -> None:
     options += ["--image-size", SIDE_PX, "--set=train.validate_every=100000", "--num-workers=1"]
     options += setting(*lever.assignments)
     options += ["--splits", own_splits] if own_splits.is_file() else []
-    running.train(run, "train", data, *options, log=log, core=asked.core)
+    how = {"log": run.with_suffix(".log"), "core": asked.core, "threads": 1}
+    running.train(run, "train", data, *options, **how)
     if not splits.is_file():
         splits.write_bytes((run / "splits.csv").read_bytes())
     folder = asked.work / copies
     written = write_images(asked.data, splits, folder, ["val"], lever, altered=True)
     for part, inputs in (("val", [data, "--split", "val"]), ("copies", [written])):
         if not (run / part / "classify.json").is_file():
-            options = ["--trials", asked.trials, "--no-progress"]
-            inputs += ["--out", run / part]
-            running.diffdx("classify", run, *inputs, *options, log=log, core=asked.core)
+            options = ["--out", run / part, "--trials", asked.trials, "--no-progress"]
+            running.diffdx("classify", run, *inputs, *options, **how)
 
 
 @dataclass(frozen=True)
@@ -181,24 +191,19 @@ class Reading:
         names = [Path(str(image_id)).stem for image_id in stored.table["image_id"]]
         order = np.argsort(names)
         decided = {rule: stored.decide(rule) for rule in RULES}
-        positive = stored.positive
+        positive, trials = stored.positive, Trials.of(stored).take(order)
         return cls(
             [names[i] for i in order],
             (stored.labels[order] == positive).astype(int),
             {rule: d.scores[order, positive] for rule, d in decided.items()},
             {rule: (d.y_hat[order] == positive).astype(int) for rule, d in decided.items()},
-            {
-                n: -mean_error(stored.errors[order, :, :n], stored.logsnr[order, :n], "v")
-                @ np.where(np.arange(2) == positive, 1, -1)
-                for n in FEW
-            },
+            {n: mean_lead("v")(trials.first(n)) for n in FEW},
         )
 
     def auroc(self, rule: str | int, weights: np.ndarray | None = None) -> float:
         """Return the AUROC of a rule, or that of the mean of v over so many trials."""
         score = self.few[rule] if isinstance(rule, int) else self.scores[rule]
-        both = np.stack([-score, score], axis=1)
-        return float(auroc(self.sick, both, positive=1, weights=weights))
+        return ranked(self.sick, score, weights)
 
     def balanced_accuracy(self, rule: str) -> float:
         """Return the balanced accuracy of a rule."""

@@ -137,14 +137,7 @@ def main() -> None:
     work = options.work
     runs = {
         "diffusion": trained(
-            [
-                "train",
-                DATA,
-                "--preset",
-                "tiny",
-                "--images-seen",
-                str(IMAGES_SEEN["diffusion"]),
-            ],
+            ["train", DATA, "--preset", "tiny", "--images-seen", str(IMAGES_SEEN["diffusion"])],
             work / "diffusion",
         )
     }

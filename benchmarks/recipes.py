@@ -28,11 +28,7 @@ import running
 RESULT = Path(__file__).parent / "results" / "recipes.json"
 STEPS = {"small-unet": 700, "small-dit": 330}
 RECIPES = ("paper", "release", "fixed")
-SAME_FOR_ALL = (
-    "train.batch_size=32",
-    "train.augment={}",
-    "model.data.channels=1",
-)
+SAME_FOR_ALL = ("train.batch_size=32", "train.augment={}", "model.data.channels=1")
 METRICS = ("auroc", "balanced_accuracy")
 
 

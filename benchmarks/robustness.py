@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from decision_statistics import ranked
 from PIL import Image
 from running import diffdx
 from scipy.ndimage import gaussian_filter
@@ -37,7 +38,7 @@ from diffdx._files import write_json
 from diffdx.backbones.classifiers import is_baseline
 from diffdx.data import open_dataset
 from diffdx.evaluation import read_predictions
-from diffdx.metrics import auroc, balanced_accuracy, bootstrap_by_patient, patient_resamples
+from diffdx.metrics import balanced_accuracy, bootstrap_by_patient, patient_resamples
 from diffdx.transforms.pixels import PixelSpec
 
 RESULT = Path(__file__).parent / "results" / "robustness.json"
@@ -146,8 +147,7 @@ class Reading:
     def metric(self, kind: str, name: str, sick: np.ndarray, weights: np.ndarray) -> float:
         """Return AUROC or balanced accuracy on a variant."""
         if kind == "auroc":
-            both = np.stack([-self.scores[name], self.scores[name]], axis=1)
-            return auroc(sick, both, positive=1, weights=weights)
+            return ranked(sick, self.scores[name], weights)
         called = self.called[name].astype(int)
         return balanced_accuracy(sick, called, num_classes=2, weights=weights)
 

@@ -113,14 +113,7 @@ def main() -> None:
     settings = [part for text in RESNET for part in ("--set", text)]
     runs = {
         "diffusion": trained(
-            [
-                "train",
-                *source,
-                "--preset",
-                "tiny",
-                "--images-seen",
-                str(IMAGES_SEEN),
-            ],
+            ["train", *source, "--preset", "tiny", "--images-seen", str(IMAGES_SEEN)],
             work / "diffusion",
         )
     }

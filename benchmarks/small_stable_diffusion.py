@@ -22,8 +22,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import running
 import yaml
-from running import diffdx
 
 from diffdx.data import open_dataset
 from diffdx.paper.prepare import SMALL, learned_pipeline, small_pipeline
@@ -56,16 +56,10 @@ def finetuned(
     run: Path, data: str, base: Path, prompts: Path, side: int, steps: int, *more: str
 ) -> None:
     """Give the command of a user; continue a run that was cut, and leave a finished one alone."""
-    record = run / "run.json"
-    if record.is_file() and (run / "checkpoints").is_dir():
-        if json.loads(record.read_text(encoding="utf-8"))["status"] == "done":
-            return
-        diffdx("finetune", data, "--out", run, "--resume", "--no-progress")
-        return
-    options = ["--base", base, "--prompts", prompts, "--image-size", side, "--overwrite", *more]
+    options = ["--base", base, "--prompts", prompts, "--image-size", side, *more]
     settings = ["--set=train.batch_size=32", "--set=train.validation_images=128"]
     settings += ["--set=train.learning_rate=0.0003"]
-    diffdx("finetune", data, "--out", run, *options, *settings, "--steps", steps, "--no-progress")
+    running.train(run, "finetune", data, *options, *settings, "--steps", steps)
 
 
 def asked(run: Path, data: str, split: str, images: int, trials: int) -> dict[str, Any]:
@@ -73,8 +67,8 @@ def asked(run: Path, data: str, split: str, images: int, trials: int) -> dict[st
     out = run / f"{split}-{trials}"
     if not (out / "summary.json").is_file():
         options = ["--split", split, "--limit", images, "--trials", trials, "--no-progress"]
-        diffdx("classify", run, data, "--out", out, *options)
-        diffdx("evaluate", out)
+        running.diffdx("classify", run, data, "--out", out, *options)
+        running.diffdx("evaluate", out)
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     scores = {rule: summary["by_rule"][rule] for rule in ("vote", "mean_v")}

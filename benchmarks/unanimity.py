@@ -23,8 +23,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=21)
     asked = parser.parse_args()
     for folder in asked.predictions:
-        every, n = Trials.of(read_predictions(folder)), asked.trials
-        trials = Trials(every.errors[:, :, :n], every.logsnr[:, :n], every.sick, every.patients)
+        trials = Trials.of(read_predictions(folder)).first(asked.trials)
         leads = {"vote": np.sign(trials.difference).mean(axis=1), "mean v": mean_lead("v")(trials)}
         wrong = {rule: (lead > 0) != trials.sick for rule, lead in leads.items()}
         unanimous = np.abs(leads["vote"]) == 1

@@ -52,7 +52,9 @@ Prevalence = Annotated[
 ]
 Recipe = Annotated[
     Literal["fixed", "contrastive", "paper", "release"] | None,
-    typer.Option(help="How it is trained: as measured best, as the paper says, as its code does."),
+    typer.Option(
+        help="As measured best, with a contrastive term, as the paper says, as its code does."
+    ),
 ]
 Positive = Annotated[str | None, typer.Option(help="The class that F1 and AUROC mean.")]
 Split = Annotated[

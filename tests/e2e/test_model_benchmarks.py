@@ -22,7 +22,7 @@ def commands(monkeypatch):
 
     given = []
 
-    def here(*arguments, log=None, core=None):
+    def here(*arguments, **how):
         given.append(arguments[0])
         more = ["-q", "--device=cpu"] if arguments[0] != "evaluate" else []
         result = CliRunner().invoke(app, [str(a) for a in [*arguments, *more]])
@@ -63,12 +63,10 @@ def test_recipes_are_measured_once(tmp_path, monkeypatch, commands):
 @pytest.mark.slow
 def test_a_small_stable_diffusion_is_made_asked_and_tuned(tmp_path, monkeypatch, commands):
     pytest.importorskip("transformers", reason="the extra 'sd' is not installed")
-    import running
     import small_stable_diffusion as small
 
     from diffdx.paper.small_pipeline import Size
 
-    monkeypatch.setattr(small, "diffdx", running.diffdx)
     monkeypatch.setattr(small, "CHEST", {"NORMAL": "a healthy chest", "OPACITY": "a sick chest"})
     steps = {"vae_steps": 2, "base_steps": 2, "tune_steps": 2}
     asked_for = argparse.Namespace(
