@@ -100,6 +100,7 @@ DIFFUSION = {
     "small-looks": ["--preset=small", *setting(*LOOKS)],
     "small-contrastive": ["--preset=small", *setting(CONTRASTIVE)],
     "small-contrastive-looks": ["--preset=small", "--recipe=contrastive"],
+    "small-patch-contrastive-looks": ["--preset=small-patch", "--recipe=contrastive"],
 }
 DISCRIMINATIVE = {
     "resnet18": ["--model", "resnet18"],

@@ -71,6 +71,7 @@ class Lever(NamedTuple):
 
 WIDER = [f"train.augment.{v}" for v in ("rotate_degrees=15", "zoom=0.2", "shift=0.1")]
 PATCHES = ["model.backbone.patch_px=2", "model.backbone.channels=[64,128,192]"]
+LATE = "model.backbone.class_levels=2"
 LEVERS = {
     "base": Lever([]),
     "looks": Lever(LOOKS),
@@ -90,12 +91,20 @@ LEVERS = {
         over="contrastive looks",
     ),
     "late contrastive looks": Lever(
-        [CONTRASTIVE, *LOOKS, "model.backbone.class_levels=2"], cost=1.4, over="contrastive looks"
+        [CONTRASTIVE, *LOOKS, LATE], cost=1.4, over="contrastive looks"
     ),
     "patch late contrastive looks": Lever(
-        [CONTRASTIVE, *LOOKS, *PATCHES, "model.backbone.class_levels=2"],
+        [CONTRASTIVE, *LOOKS, *PATCHES, LATE], cost=0.95, over="contrastive looks"
+    ),
+    "wide patch late contrastive looks": Lever(
+        [CONTRASTIVE, *LOOKS, *PATCHES, LATE, *WIDER],
         cost=0.95,
-        over="contrastive looks",
+        over="patch late contrastive looks",
+    ),
+    "coarse patch late contrastive looks": Lever(
+        [CONTRASTIVE, *LOOKS, *PATCHES, LATE, "train.contrastive_scale=0.2"],
+        cost=0.95,
+        over="patch late contrastive looks",
     ),
     "percentiles": Lever([], prepare=percentiles),
     "equalised": Lever([], prepare=equalised),

@@ -12,6 +12,7 @@ import torch
 from diffdx.backbones.classifiers import Baseline
 from diffdx.backbones.model import DiffusionModel
 from diffdx.data.dataset import Dataset
+from diffdx.explain.counterfactual import EditSettings
 from diffdx.explain.explainer import Explainer, ExplainSettings
 from diffdx.metrics import bootstrap_by_patient, patient_resamples
 
@@ -40,7 +41,7 @@ def classified(
 
     The maps are each class's mean squared v error, in parts by log-SNR from noisy to clean.
     """
-    explainer = Explainer(model, ExplainSettings(y_cf=0, num_trials=num_trials))
+    explainer = Explainer(model, ExplainSettings(0, EditSettings.of(model), num_trials=num_trials))
     judged = explainer.judge(list(preprocessed(model, dataset)))
     failures = [one for one in judged if isinstance(one, Exception)]
     if failures:

@@ -18,4 +18,5 @@ PerImage = Float[Tensor, "B"]
 
 Rows = Int[Tensor, "rows"]
 """A row is one (noisy image, class) pair of a network call."""
+PerRow = Float[Tensor, "rows"]
 RowImages = Float[Tensor, "rows C H W"]

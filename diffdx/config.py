@@ -73,6 +73,8 @@ class UNetConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     class_levels: int | None = Field(None, ge=1)
     """Up levels, counted from the output, that are told the class; None tells every block."""
+    patch_px: int = Field(1, ge=1)
+    """Side of the squares whose values become channels; the first level has one position each."""
 
     @model_validator(mode="after")
     def _check_widths(self) -> "UNetConfig":

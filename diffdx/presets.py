@@ -53,6 +53,12 @@ PRESETS: dict[str, Values] = {
             "backbone": {"channels": (32, 64, 128, 192), "class_levels": 4},
         },
     },
+    "small-patch": {
+        "model": {
+            "data": {"image_size": 64},
+            "backbone": {"channels": (64, 128, 192), "patch_px": 2, "class_levels": 2},
+        },
+    },
     "small-unet": {
         "model": {
             "data": {"image_size": 64},

@@ -65,11 +65,13 @@ class StagedUNet(PaddedDenoiser):
     unet: Any
     _class_stage: int
     """Number of blocks before the first that is told the class."""
+    _patch_px: int = 1
+    """Side of the squares whose values are the channels of a position."""
 
     def _v_hat(self, padded: Images, time: Times, y: Rows, owner: Rows | None) -> RowImages:
         unet = self.unet
         embedding = unet.time_embedding(unet.time_proj(time))
-        hidden = unet.conv_in(padded)
+        hidden = unet.conv_in(F.pixel_unshuffle(padded, self._patch_px))
         skips, told = [hidden], dict[str, Tensor]()
         down, up = list(unet.down_blocks), list(unet.up_blocks)
         for stage, block in enumerate([*down, unet.mid_block, *up]):
@@ -88,7 +90,8 @@ class StagedUNet(PaddedDenoiser):
                 own = len(block.resnets)
                 hidden = block(hidden, tuple(skips[-own:]), embedding, **heard)
                 del skips[-own:]
-        v_hat: RowImages = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
+        patches = unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
+        v_hat: RowImages = F.pixel_shuffle(patches, self._patch_px)
         return v_hat
 
     @abstractmethod

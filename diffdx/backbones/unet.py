@@ -40,15 +40,17 @@ class UNetDenoiser(StagedUNet):
         """
         levels = len(config.channels)
         plain = levels - 1
-        super().__init__(num_classes=num_classes, multiple=2**plain, schedule=schedule)
+        patch = config.patch_px
+        super().__init__(num_classes=num_classes, multiple=patch * 2**plain, schedule=schedule)
+        self._patch_px = patch
         late = config.class_levels
         # Before the last `late` of `levels` down blocks, the middle and `levels` up blocks.
         self._class_stage = 0 if late is None else 2 * levels + 1 - late
         last = ("Attn" if config.attention else "") + "{}Block2D"
         self.unet = UNet2DModel(
-            sample_size=side_px + -side_px % self._multiple,
-            in_channels=in_channels,
-            out_channels=in_channels,
+            sample_size=(side_px + -side_px % self._multiple) // patch,
+            in_channels=in_channels * patch**2,
+            out_channels=in_channels * patch**2,
             block_out_channels=config.channels,
             layers_per_block=config.layers_per_block,
             down_block_types=("DownBlock2D",) * plain + (last.format("Down"),),

@@ -14,11 +14,13 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import softplus
 
-from diffdx._tensors import ClassIds, Images, PerImage, Times
+from diffdx._tensors import ClassIds, Images, PerImage, PerRow, RowImages, Rows, Times
 from diffdx.diffusion.process import diffuse, v_target
 
 VPredictor = Callable[[Images, Times, ClassIds], Images]
 """The `Denoiser` call: (z_t, logsnr, y) -> v_hat."""
+RowPredictor = Callable[[Images, Times, Rows, Rows], RowImages]
+"""`Denoiser.under_classes`: (z_t, logsnr, y, owner) -> v_hat, a row for each y."""
 
 
 def stratified_times(batch_size: int, generator: torch.Generator) -> Times:
@@ -47,6 +49,23 @@ def v_errors(predict_v: VPredictor, x: Images, y: ClassIds, logsnr: Times, eps: 
     """
     v_hat = predict_v(diffuse(x, eps, logsnr), logsnr, y)
     return (v_hat - v_target(x, eps, logsnr)).square().mean(dim=(1, 2, 3))
+
+
+def errors_under(
+    v_under: RowPredictor, x: Images, y: Rows, owner: Rows, logsnr: Times, eps: Images
+) -> PerRow:
+    """Return the errors of `v_errors` for class y[r] of image owner[r], one for each row r.
+
+    Args:
+        v_under: `Denoiser.under_classes`, which computes once what the rows of an image share.
+        x: Clean images in the network's coordinates.
+        y: Label of each row.
+        owner: Position in x of each row.
+        logsnr: Noise level of each image in nats.
+        eps: Standard normal noise shaped like x.
+    """
+    v_hat = v_under(diffuse(x, eps, logsnr), logsnr, y, owner)
+    return (v_hat - v_target(x, eps, logsnr)[owner]).square().mean(dim=(1, 2, 3))
 
 
 def other_labels(y: ClassIds, num_classes: int, generator: torch.Generator) -> ClassIds:

@@ -9,7 +9,7 @@ only, not a medical device.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,8 @@ class ExplainSettings:
 
     Attributes:
         y_cf: Class index to turn each image into.
+        edit: How images are turned into another class; `EditSettings.of(model)` follows its recipe.
         y_src: Class index to explain each image as; None takes what the model calls it.
-        edit: How images are turned into another class.
         num_trials: Trials of each classification, the first of the bank.
         bank_size: Trials in the bank.
         rule: `vote`, `mean` or `weighted`: what calls an image.
@@ -56,8 +56,8 @@ class ExplainSettings:
     """
 
     y_cf: int
+    edit: EditSettings
     y_src: int | None = None
-    edit: EditSettings = field(default_factory=EditSettings)
     num_trials: int = 101
     bank_size: int = 501
     rule: Rule = "vote"

@@ -15,12 +15,13 @@ from ema_pytorch import EMA
 from torch import Tensor, nn
 
 from diffdx._device import Precision, autocast
-from diffdx._tensors import ClassIds, Encoded, Images, Times
+from diffdx._tensors import ClassIds, Encoded, Images, RowImages, Rows, Times
 from diffdx.backbones.model import DiffusionModel
 from diffdx.config import EMAConfig, RunConfig
 from diffdx.diffusion.loss import (
     contrastive_losses,
     drop_labels,
+    errors_under,
     other_labels,
     stratified_times,
     v_errors,
@@ -86,15 +87,19 @@ class Trainer(TrainingLoop[DiffusionModel, RunConfig]):
                 tensor[part].to(self.device) for tensor in (x, y, logsnr, eps, weight)
             )
             clean = self._encoded(x_part)
-            errors = v_errors(self._predict_v, clean, y_part, logsnr_part, eps_part)
-            losses = weight_part * errors
-            if contrasted:
-                other_part = other[part].to(self.device)
-                wrong = v_errors(self._predict_v, clean, other_part, logsnr_part, eps_part)
-                told = y_part != self.model.null_label
-                contrastive = contrastive_losses(errors, wrong, train.contrastive_scale)
-                losses = losses + train.contrastive_weight * told * contrastive
-            return losses.sum() / len(x)
+            if not contrasted:
+                errors = v_errors(self._predict_v, clean, y_part, logsnr_part, eps_part)
+                return (weight_part * errors).sum() / len(x)
+            # Only of images whose label is not dropped is the error under another class needed.
+            told = (y_part != self.model.null_label).nonzero().flatten()
+            owner = torch.cat([torch.arange(len(y_part), device=self.device), told])
+            rows = torch.cat([y_part, other[part].to(self.device)[told]])
+            errors = errors_under(self._v_under, clean, rows, owner, logsnr_part, eps_part)
+            right, wrong = errors[: len(y_part)], errors[len(y_part) :]
+            contrastive = contrastive_losses(right[told], wrong, train.contrastive_scale)
+            total = (weight_part * right).sum() + train.contrastive_weight * contrastive.sum()
+            loss: Tensor = total / len(x)
+            return loss
 
         return part_loss
 
@@ -102,6 +107,10 @@ class Trainer(TrainingLoop[DiffusionModel, RunConfig]):
         with autocast(self.device, self.precision):
             v_hat: Images = self.model(z_t, logsnr, y)
         return v_hat
+
+    def _v_under(self, z_t: Images, logsnr: Times, y: Rows, owner: Rows) -> RowImages:
+        with autocast(self.device, self.precision):
+            return self.model.denoiser.under_classes(z_t, logsnr, y, owner)
 
 
 def _average(model: DiffusionModel, config: EMAConfig) -> EMA:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from diffdx.backbones.unet import UNetDenoiser
 from diffdx.config import UNetConfig
@@ -10,9 +11,11 @@ from diffdx.diffusion.schedule import ShiftedCosine
 NUM_CLASSES = 3
 
 
-def network(side=8, channels=(8, 16), *, in_channels=2, attention=True):
+def network(side=8, channels=(8, 16), *, in_channels=2, attention=True, **options):
     torch.manual_seed(0)
-    config = UNetConfig(channels=channels, attention=attention, attention_head_dim=8, norm_groups=4)
+    config = UNetConfig(
+        channels=channels, attention=attention, attention_head_dim=8, norm_groups=4, **options
+    )
     denoiser = UNetDenoiser(
         config,
         in_channels=in_channels,
@@ -76,7 +79,7 @@ def test_a_side_that_does_not_divide_is_padded_with_zeros_and_cut():
     z, logsnr, y = noisy(2, side=14), torch.tensor([-3.0, 3.0]), torch.tensor([0, NUM_CLASSES])
     with torch.no_grad():
         v = denoiser(z, logsnr, y)
-        whole = denoiser(torch.nn.functional.pad(z, (0, 2, 0, 2)), logsnr, y)
+        whole = denoiser(F.pad(z, (0, 2, 0, 2)), logsnr, y)
     assert v.shape == z.shape
     assert torch.isfinite(v).all()
     torch.testing.assert_close(v, whole[..., :14, :14], atol=0, rtol=0)
@@ -89,6 +92,37 @@ def test_a_side_that_divides_is_not_padded():
         time = (args[1] + 10) * 50
         direct = denoiser.unet(args[0], time, class_labels=args[2]).sample
         torch.testing.assert_close(denoiser(*args), direct, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_a_network_of_patches_is_one_whose_channels_are_the_pixels_of_a_patch():
+    """6 x 6 is padded to 8 x 8: patches of 2 px on two levels."""
+    patches = network(side=6, patch_px=2)
+    pixels = network(side=4, in_channels=8)
+    pixels.load_state_dict(patches.state_dict())
+    z, logsnr, y = noisy(2, side=6), torch.tensor([-3.0, 3.0]), torch.tensor([0, NUM_CLASSES])
+    padded = F.pad(z, (0, 2, 0, 2))
+    v = pixels(F.pixel_unshuffle(padded, 2), logsnr, y)
+    torch.testing.assert_close(patches(z, logsnr, y), F.pixel_shuffle(v, 2)[..., :6, :6])
+
+
+@pytest.mark.parametrize("patch_px", [1, 2])
+@pytest.mark.parametrize("class_levels", [None, 1, 2])
+def test_classes_asked_together_are_as_asked_alone(class_levels, patch_px):
+    """So are the gradients, of the contrastive term: shared blocks hear from every class."""
+    denoiser = network(patch_px=patch_px, class_levels=class_levels)
+    z_t = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    logsnr, owner = torch.tensor([-4.0, 0.0, 4.0]), torch.tensor([0, 0, 1, 2, 2, 2])
+    y = torch.tensor([0, 2, 1, 0, 1, NUM_CLASSES])
+
+    def output_and_gradients(v):
+        denoiser.zero_grad()
+        (v**3).sum().backward()
+        return v, [weight.grad.clone() for weight in denoiser.parameters()]
+
+    together = output_and_gradients(denoiser.under_classes(z_t, logsnr, y, owner))
+    alone = output_and_gradients(denoiser(z_t[owner], logsnr[owner], y))
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
 def test_images_of_a_batch_do_not_mix(denoiser):
