@@ -94,13 +94,15 @@ SETS = {
 LOOKS = ["train.augment.gamma=1.7", "train.augment.contrast=1.4"]
 LOOKS += ["train.augment.blur_sigma_px=[0.1,0.8]"]
 CONTRASTIVE = "train.contrastive_weight=0.1"
+PATCH_CONTRASTIVE = ["--preset=small-patch", "--recipe=contrastive"]
 DIFFUSION = {
     "small": ["--preset=small"],
     "small-dit": ["--preset=small-dit"],
     "small-looks": ["--preset=small", *setting(*LOOKS)],
     "small-contrastive": ["--preset=small", *setting(CONTRASTIVE)],
     "small-contrastive-looks": ["--preset=small", "--recipe=contrastive"],
-    "small-patch-contrastive-looks": ["--preset=small-patch", "--recipe=contrastive"],
+    "small-patch-contrastive-looks": PATCH_CONTRASTIVE,
+    "small-patch4-contrastive-looks": [*PATCH_CONTRASTIVE, *setting("model.backbone.patch_px=4")],
 }
 DISCRIMINATIVE = {
     "resnet18": ["--model", "resnet18"],
