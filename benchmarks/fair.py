@@ -212,7 +212,10 @@ def measure_rates(asked: argparse.Namespace) -> dict[str, float]:
 def classify(
     cell: Cell, run: Path, asked: argparse.Namespace, how: dict[str, Any]
 ) -> dict[str, Any]:
-    """Classify calib images, altered copies of them, and test images; return the test's summary."""
+    """Classify calib images, altered copies of them, and test images; return the test's summary.
+
+    With more than two classes nothing is fitted: of the rarest of HAM10000 there are too few.
+    """
     data = asked.data[SETS[cell.dataset].of]
     trials = ["--trials", asked.trials] if cell.network in DIFFUSION else []
 
@@ -221,10 +224,11 @@ def classify(
             options = ["--out", run / part, "--device", "cpu", "--no-progress", *trials]
             running.diffdx("classify", run, *inputs, *options, **how)
 
-    ask("calib", data, "--split", "calib", "--limit", asked.calib_images)
-    if not (run / "calibration.json").is_file():
-        running.diffdx("calibrate", run, run / "calib", *trials, "--device", "cpu", **how)
-    ask("copies", copies_of(cell, run, asked))
+    if pd.read_csv(run / "splits.csv", dtype=str)["label"].nunique() == 2:
+        ask("calib", data, "--split", "calib", "--limit", asked.calib_images)
+        if not (run / "calibration.json").is_file():
+            running.diffdx("calibrate", run, run / "calib", *trials, "--device", "cpu", **how)
+        ask("copies", copies_of(cell, run, asked))
     ask("test", data, "--split", "test", "--limit", asked.images)
     return evaluate_predictions(run / "test")
 

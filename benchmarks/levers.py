@@ -71,6 +71,7 @@ class Lever(NamedTuple):
 
 WIDER = [f"train.augment.{v}" for v in ("rotate_degrees=15", "zoom=0.2", "shift=0.1")]
 PATCHES = ["model.backbone.patch_px=2", "model.backbone.channels=[64,128,192]"]
+LIGHT_LOOKS = ["train.augment.gamma=1.3", "train.augment.contrast=1.2"]
 LATE = "model.backbone.class_levels=2"
 LEVERS = {
     "base": Lever([]),
@@ -103,6 +104,16 @@ LEVERS = {
     ),
     "coarse patch late contrastive looks": Lever(
         [CONTRASTIVE, *LOOKS, *PATCHES, LATE, "train.contrastive_scale=0.2"],
+        cost=0.95,
+        over="patch late contrastive looks",
+    ),
+    "averaged patch late contrastive looks": Lever(
+        [CONTRASTIVE, *LOOKS, *PATCHES, LATE, "train.ema.inv_gamma=3"],
+        cost=0.95,
+        over="patch late contrastive looks",
+    ),
+    "patch late contrastive light looks": Lever(
+        [CONTRASTIVE, *LIGHT_LOOKS, *PATCHES, LATE],
         cost=0.95,
         over="patch late contrastive looks",
     ),
