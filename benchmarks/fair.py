@@ -258,6 +258,8 @@ def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict
     patients = np.unique([stored.patients[i] for i in order], return_inverse=True)[1]
     rules = ("vote", "mean_v", "mean_eps", "mean_x") if stored.rules else ("softmax",)
     decided = {rule: stored.decide(rule) for rule in rules}
+    # Calibrated, or as it comes: a vote share or a softmax.
+    prob = decided[rules[0]].scores if stored.calibration is None else stored.probabilities
     decisions = {
         rule: {
             "y_hat": classes_of(made.y_hat[order], k),
@@ -281,7 +283,7 @@ def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict
         "n": len(order),
         "labels": classes_of(stored.labels[order], k),
         "patients": patients.tolist(),
-        "prob": scores_of(stored.probabilities[order].round(4), k),
+        "prob": scores_of(prob[order].round(4), k),
         "decisions": decisions,
     }
 

@@ -289,7 +289,8 @@ def markdown(found: Json) -> str:
         [
             *lines,
             "- Metrics: mean over the seeds [95% bootstrap by patient] ± deviation between seeds.",
-            "- ECE: of the calibrated probability, one for all rules of a model.",
+            "- ECE: of the calibrated probability, one for all rules of a model; of more than two "
+            "classes, of the vote share or softmax.",
             "- For an image: calls of the network, seconds of one core beside another at work.",
             "- Tests: one p value a seed.",
             "",
