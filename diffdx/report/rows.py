@@ -87,7 +87,7 @@ TRAINING: Rows = [
     (("device",), "device"),
     (("precision",), "precision"),
     (("seed",), "seed"),
-    (("best_validation_auroc",), "AUROC of the vote on validation images"),
+    (("best_validation_auroc",), "AUROC on validation images"),
     (("best_validation_f1",), "F1 on validation images"),
 ]
 

@@ -21,7 +21,7 @@ def model_card(record: dict[str, Any], config: RunConfig) -> str:
         "data": f"{record['dataset']}, fingerprint {record['data_fingerprint'][:16]}",
         "validation": "none: not trained here"
         if auroc is None
-        else f"AUROC of the vote on a subset {auroc:.4f}",
+        else f"AUROC on a subset {auroc:.4f}",
         **{f"images, {name}": str(n) for name, n in record["counts"].items()},
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

@@ -33,9 +33,11 @@ from diffdx.transforms.augment import augment
 
 
 class Trainer(TrainingLoop[DiffusionModel, RunConfig]):
-    """Trains one diffusion model; see `TrainingLoop` for the loop and its files."""
+    """Trains one diffusion model; see `TrainingLoop` for the loop and its files.
 
-    chosen_by = "auroc"
+    The best checkpoint is that of the vote's AUROC. With a contrastive term it is that of the mean
+    of v: votes become unanimous while the ranking still gets better, and theirs falls.
+    """
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Trainer(TrainingLoop[DiffusionModel, RunConfig]):
         model = model.to(device).train()
         if train.gradient_checkpointing:
             model.denoiser.checkpoint_gradients()
+        self.chosen_by = "auroc_mean_v" if train.contrastive_weight else "auroc"
         trained = [weight for weight in model.denoiser.parameters() if weight.requires_grad]
         super().__init__(
             model,

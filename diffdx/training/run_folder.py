@@ -252,6 +252,7 @@ def _new_record(
 
 def _outcome(trainer: TrainingLoop[ModelT, ConfigT], status: str) -> dict[str, Any]:
     progress = trainer.progress
+    score = trainer.chosen_by.removesuffix("_mean_v")
     outcome: dict[str, Any] = {
         "status": status,
         "steps": progress.step,
@@ -259,7 +260,7 @@ def _outcome(trainer: TrainingLoop[ModelT, ConfigT], status: str) -> dict[str, A
         "train_seconds": round(progress.seconds, 1),
         "bad_steps": progress.bad_steps,
         "best_step": progress.best_step,
-        f"best_validation_{trainer.chosen_by}": progress.best_score if progress.best_step else None,
+        f"best_validation_{score}": progress.best_score if progress.best_step else None,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
     }
     try:

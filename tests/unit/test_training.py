@@ -442,6 +442,17 @@ def test_of_equal_scores_the_later_checkpoint_is_best(tmp_path):
     assert {p.name for p in (tmp_path / "checkpoints").glob("step-*")} == {"step-6", "step-8"}
 
 
+@pytest.mark.parametrize(("weight", "best_step"), [(0.0, 2), (0.1, 4)])
+def test_a_contrastive_model_is_chosen_by_the_mean_of_v(tmp_path, weight, best_step):
+    """Its votes become unanimous and rank worse, while the mean still ranks better."""
+    scores = iter([{"auroc": 0.9, "auroc_mean_v": 0.8}, {"auroc": 0.7, "auroc_mean_v": 0.95}])
+    options = {"steps": 4, "validate_every": 2, "contrastive_weight": weight}
+    trainer = new_trainer(tmp_path, **options)
+    run_to_end(trainer, validate=lambda model: next(scores))
+    assert trainer.progress.best_step == best_step
+    assert (tmp_path / "checkpoints" / "best").resolve().name == f"step-{best_step}"
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Sixteen readable images of two classes, and one that is cut short."""
