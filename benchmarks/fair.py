@@ -224,7 +224,7 @@ def classify(
             options = ["--out", run / part, "--device", "cpu", "--no-progress", *trials]
             running.diffdx("classify", run, *inputs, *options, **how)
 
-    if pd.read_csv(run / "splits.csv", dtype=str)["label"].nunique() == 2:
+    if len(json.loads((run / "run.json").read_text("utf-8"))["classes"]) == 2:
         ask("calib", data, "--split", "calib", "--limit", asked.calib_images)
         if not (run / "calibration.json").is_file():
             running.diffdx("calibrate", run, run / "calib", *trials, "--device", "cpu", **how)

@@ -257,7 +257,7 @@ def tests(first: tuple[str, Sequence[Json]], second: tuple[str, Sequence[Json]])
 
 
 def calibration_error(cell: Json) -> float:
-    """Return the expected calibration error of a cell's calibrated probability."""
+    """Return the expected calibration error of a cell's probability."""
     prob, labels = np.array(cell["prob"]), np.array(cell["labels"])
     if prob.ndim == 1:
         return reliability((prob, labels == 1)).error

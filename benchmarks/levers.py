@@ -3,13 +3,13 @@
     python benchmarks/levers.py DATA --work FOLDER [--only NAME ...] [--steps 1091] [--core N]
 
 DATA is the chest X-ray folder (`chest-xray` of the data guide). Every training is the preset
-`small`, or `small-dit`, at 64 px with the same seed and splits, for ten minutes of one core, given
-as steps of 32 images (58.2 images a second, measured by `fair.py --measure`); a lever that makes a
-step dearer gets as many fewer. Each model classifies the validation images and an altered copy of
-each (brightness, contrast, frame, sharpness: another site), with the same trials. A lever is kept
-if the paired 95% interval, by patients, of its gain in AUROC (the mean of that on images and that
-on copies) is above 0: over `base`, or over the lever that it adds to; of the vote, and of the mean
-of v.
+`small`, `small-dit` or `small-patch` at 64 px with the same seed and splits, for ten minutes of one
+core, given as steps of 32 images (58.2 images a second, measured by `fair.py --measure`); a lever
+that makes a step dearer gets as many fewer. Each model classifies the validation images and an
+altered copy of each (brightness, contrast, frame, sharpness: another site), with the same trials. A
+lever is kept if the paired 95% interval, by patients, of its gain in AUROC (the mean of that on
+images and that on copies) is above 0: over `base`, or over the lever that it adds to; of the vote,
+and of the mean of v.
 
 FOLDER keeps the runs: what is finished is not repeated, and processes may share the levers between
 them once `base`, which makes the splits, is trained. Writes benchmarks/results/levers.json.
@@ -69,8 +69,12 @@ class Lever(NamedTuple):
     """The lever that its gain is over."""
 
 
+def patched(*assignments: str, over: str = "patch late contrastive looks") -> Lever:
+    """Return a change of the contrastive training of `small-patch`."""
+    return Lever([CONTRASTIVE, *assignments], cost=0.95, preset="small-patch", over=over)
+
+
 WIDER = [f"train.augment.{v}" for v in ("rotate_degrees=15", "zoom=0.2", "shift=0.1")]
-PATCHES = ["model.backbone.patch_px=2", "model.backbone.channels=[64,128,192]"]
 LIGHT_LOOKS = ["train.augment.gamma=1.3", "train.augment.contrast=1.2"]
 LATE = "model.backbone.class_levels=2"
 LEVERS = {
@@ -94,29 +98,11 @@ LEVERS = {
     "late contrastive looks": Lever(
         [CONTRASTIVE, *LOOKS, LATE], cost=1.4, over="contrastive looks"
     ),
-    "patch late contrastive looks": Lever(
-        [CONTRASTIVE, *LOOKS, *PATCHES, LATE], cost=0.95, over="contrastive looks"
-    ),
-    "wide patch late contrastive looks": Lever(
-        [CONTRASTIVE, *LOOKS, *PATCHES, LATE, *WIDER],
-        cost=0.95,
-        over="patch late contrastive looks",
-    ),
-    "coarse patch late contrastive looks": Lever(
-        [CONTRASTIVE, *LOOKS, *PATCHES, LATE, "train.contrastive_scale=0.2"],
-        cost=0.95,
-        over="patch late contrastive looks",
-    ),
-    "averaged patch late contrastive looks": Lever(
-        [CONTRASTIVE, *LOOKS, *PATCHES, LATE, "train.ema.inv_gamma=3"],
-        cost=0.95,
-        over="patch late contrastive looks",
-    ),
-    "patch late contrastive light looks": Lever(
-        [CONTRASTIVE, *LIGHT_LOOKS, *PATCHES, LATE],
-        cost=0.95,
-        over="patch late contrastive looks",
-    ),
+    "patch late contrastive looks": patched(*LOOKS, over="contrastive looks"),
+    "wide patch late contrastive looks": patched(*LOOKS, *WIDER),
+    "coarse patch late contrastive looks": patched(*LOOKS, "train.contrastive_scale=0.2"),
+    "averaged patch late contrastive looks": patched(*LOOKS, "train.ema.inv_gamma=3"),
+    "patch late contrastive light looks": patched(*LIGHT_LOOKS),
     "percentiles": Lever([], prepare=percentiles),
     "equalised": Lever([], prepare=equalised),
     "contrastive looks": Lever([CONTRASTIVE, *LOOKS], cost=1.9, over="looks"),

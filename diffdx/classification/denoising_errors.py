@@ -30,11 +30,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffdx._device import AUTOCAST_DTYPE, Precision, autocast, is_out_of_memory
-from diffdx._tensors import Images, RowImages, Rows, Times
+from diffdx._tensors import Images, PerRow, RowImages, Rows, Times
 from diffdx.backbones.denoiser import Denoiser
 from diffdx.classification.bank import TrialBank
 from diffdx.classification.evidence import EvidenceCollector
@@ -213,7 +212,7 @@ class _Evaluator:
         for (image, trial), error in zip(pairs, errors, strict=False):
             image.result.errors[:, trial] = error
 
-    def _errors(self, pairs: list[Pair], owner: Rows, y: Rows) -> Float[Tensor, "rows"]:
+    def _errors(self, pairs: list[Pair], owner: Rows, y: Rows) -> PerRow:
         """Return the error of pair owner[r] under class y[r]; owners ascend."""
         keys = torch.tensor([image.key for image, _ in pairs])
         trials = torch.tensor([trial for _, trial in pairs])
