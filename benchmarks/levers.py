@@ -69,13 +69,18 @@ class Lever(NamedTuple):
     """The lever that its gain is over."""
 
 
-def patched(*assignments: str, over: str = "patch late contrastive looks") -> Lever:
+def patched(
+    *assignments: str,
+    over: str = "patch late contrastive looks",
+    prepare: Callable[[Pixels], Pixels] | None = None,
+) -> Lever:
     """Return a change of the contrastive training of `small-patch`."""
-    return Lever([CONTRASTIVE, *assignments], cost=0.95, preset="small-patch", over=over)
+    return Lever([CONTRASTIVE, *assignments], 0.95, prepare, preset="small-patch", over=over)
 
 
 WIDER = [f"train.augment.{v}" for v in ("rotate_degrees=15", "zoom=0.2", "shift=0.1")]
 LIGHT_LOOKS = ["train.augment.gamma=1.3", "train.augment.contrast=1.2"]
+OCTAVES = "train.augment.octaves=1.4"
 LATE = "model.backbone.class_levels=2"
 LEVERS = {
     "base": Lever([]),
@@ -103,6 +108,12 @@ LEVERS = {
     "coarse patch late contrastive looks": patched(*LOOKS, "train.contrastive_scale=0.2"),
     "averaged patch late contrastive looks": patched(*LOOKS, "train.ema.inv_gamma=3"),
     "patch late contrastive light looks": patched(*LIGHT_LOOKS),
+    "octaves patch": patched(*LOOKS, OCTAVES),
+    "equalised patch": patched(*LOOKS, prepare=equalised),
+    "clean patch": patched(*LOOKS, "model.schedule.shift=2"),
+    "mirrored patch": patched(*LOOKS, "train.augment.flip=true"),
+    "dropout patch": patched(*LOOKS, "model.backbone.dropout=0.2"),
+    "weighty patch": patched(*LOOKS, "train.contrastive_weight=1"),
     "percentiles": Lever([], prepare=percentiles),
     "equalised": Lever([], prepare=equalised),
     "contrastive looks": Lever([CONTRASTIVE, *LOOKS], cost=1.9, over="looks"),

@@ -43,10 +43,9 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def resolve_precision(option: PrecisionOption, device: torch.device) -> Precision:
-    """Return the precision of network calls; `auto` is bf16 where the hardware multiplies in it.
+    """Return the precision of network calls; `auto` is bf16 where that is the faster one.
 
-    Native bf16 means AMX or AVX512-BF16 on a CPU and compute capability 8.0 on a GPU; elsewhere it
-    is emulated, and slower.
+    On a GPU that is from compute capability 8.0 on, where it is not emulated.
 
     Raises:
         ConfigError: for fp16 on a CPU, where convolutions overflow and run slowly.
@@ -57,12 +56,18 @@ def resolve_precision(option: PrecisionOption, device: torch.device) -> Precisio
         return option
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    return "bf16" if device.type == "cpu" and cpu_multiplies_bf16() else "fp32"
+    return "bf16" if device.type == "cpu" and bf16_is_fast_on_cpu() else "fp32"
 
 
-def cpu_multiplies_bf16() -> bool:
-    """Say whether this CPU has bf16 dot products (AMX or AVX512-BF16)."""
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+def bf16_is_fast_on_cpu() -> bool:
+    """Say whether this CPU multiplies faster in bf16 than in fp32.
+
+    It does with AMX, and with AVX512-BF16 unless it is Intel's: measured there without AMX, a large
+    product runs at half the speed of fp32 (`benchmarks/roofline.py`).
+    """
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    return torch.cpu._is_avx512_bf16_supported() and "Intel" not in cpu_name()
 
 
 def keep_freed_memory() -> None:

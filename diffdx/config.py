@@ -193,7 +193,7 @@ class ModelConfig(Section):
 class AugmentConfig(Section):
     """Random changes of a training image; a uniform number within plus or minus a value each.
 
-    Of zoom, gamma and contrast it is the logarithm that is uniform.
+    Of zoom, octaves, gamma and contrast it is the logarithm that is uniform.
     """
 
     rotate_degrees: float = Field(7.0, ge=0)
@@ -204,6 +204,8 @@ class AugmentConfig(Section):
     flip_vertical: bool = False
     blur_sigma_px: tuple[float, float] | None = None
     """Range of the Gaussian's standard deviation in a kernel of 5 px; None does not blur."""
+    octaves: float = Field(1.0, ge=1)
+    """Largest factor of the amplitudes of each octave of spatial frequency; 1 leaves them."""
     gamma: float = Field(1.0, ge=1)
     """Largest power that brightness in [0, 1] is raised to; 1 leaves it."""
     contrast: float = Field(1.0, ge=1)
@@ -224,7 +226,7 @@ class AugmentConfig(Section):
     @property
     def only_flips(self) -> bool:
         """Whether an image stays as it is, or is mirrored left to right."""
-        plain = self.blur_sigma_px is None and self.gamma == self.contrast == 1
+        plain = self.blur_sigma_px is None and self.octaves == self.gamma == self.contrast == 1
         return plain and not (self.resamples or self.flip_vertical)
 
 

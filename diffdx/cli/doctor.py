@@ -90,9 +90,9 @@ def _devices() -> str:
 
 
 def _bf16() -> str:
-    from diffdx._device import cpu_multiplies_bf16
+    from diffdx._device import bf16_is_fast_on_cpu
 
-    return "native" if cpu_multiplies_bf16() else "emulated: fp32 is used"
+    return "fast" if bf16_is_fast_on_cpu() else "slow: fp32 is used"
 
 
 def _codec(name: str) -> str:

@@ -3,6 +3,7 @@
     affine     rotation, zoom, shift, left-right flip; the border is repeated outside the image
     flip       top to bottom
     blur       torchvision's: a separable Gaussian of 5 px, the border reflected
+    octaves    amplitudes at 1, 2, 4, ... cycles a side times a factor each, log-linear between them
     gamma      2 ((x + 1) / 2)^g - 1
     contrast   c x
 
@@ -66,11 +67,15 @@ def augment(x: Images, config: AugmentConfig, generator: torch.Generator) -> Ima
         sigma_px = low + (high - low) * torch.rand(len(x), generator=generator)
         # Its weights sum to 1 up to rounding; below -1, gamma would take a power of less than 0.
         x = gaussian_blur(x, sigma_px.to(x)).clamp(-1, 1)
+    if config.octaves > 1:
+        num_octaves = 1 + math.ceil(math.log2(max(x.shape[2:])))
+        factors = _factors(config.octaves, (len(x), num_octaves), generator)
+        x = octave_gains(x, factors.to(x)).clamp(-1, 1)
     if config.gamma > 1:
-        power = _per_image(_factors(config.gamma, len(x), generator), x)
+        power = _per_image(_factors(config.gamma, (len(x),), generator), x)
         x = 2 * ((x + 1) / 2) ** power - 1
     if config.contrast > 1:
-        x = (x * _per_image(_factors(config.contrast, len(x), generator), x)).clamp(-1, 1)
+        x = (x * _per_image(_factors(config.contrast, (len(x),), generator), x)).clamp(-1, 1)
     return x
 
 
@@ -85,14 +90,38 @@ def gaussian_blur(x: Images, sigma_px: PerImage) -> Images:
     return _along_rows(_along_rows(x, weight).mT, weight).mT
 
 
+def octave_gains(x: Images, factors: Float[Tensor, "B O"]) -> Images:
+    """Return each image with the amplitudes of its octaves multiplied; the mean stays.
+
+    gain(f) = exp(linear interpolation of log factors[b] at log2 f),  f >= 1 in cycles a side
+
+    Args:
+        x: Images.
+        factors: Positive; the first is that of 1 cycle a side, the next of 2, of 4, and so on.
+            Beyond the last one the gain stays.
+    """
+    height, width = x.shape[2:]
+    rows = torch.fft.fftfreq(height, 1 / height, device=x.device)
+    columns = torch.fft.rfftfreq(width, 1 / width, device=x.device)
+    octave = torch.hypot(rows[:, None], columns).clamp(min=1).log2()
+    low = octave.long().clamp(max=factors.shape[1] - 1)
+    high = (low + 1).clamp(max=factors.shape[1] - 1)
+    log_factors = factors.log()
+    gain = torch.lerp(log_factors[:, low], log_factors[:, high], octave - octave.floor()).exp()
+    gain[:, 0, 0] = 1
+    return torch.fft.irfft2(torch.fft.rfft2(x) * gain[:, None], s=(height, width))
+
+
 def _along_rows(x: Images, weight: Tensor) -> Images:
     padded = F.pad(x, (_RADIUS_PX, _RADIUS_PX, 0, 0), mode="reflect")
     return torch.einsum("bchwd,bd->bchw", padded.unfold(3, 2 * _RADIUS_PX + 1, 1), weight)
 
 
-def _factors(largest: float, batch_size: int, generator: torch.Generator) -> Float[Tensor, "B"]:
+def _factors(
+    largest: float, shape: tuple[int, ...], generator: torch.Generator
+) -> Float[Tensor, "B *octaves"]:
     """Return factors between 1 / largest and largest, uniform in their logarithm."""
-    return largest ** (2 * torch.rand(batch_size, generator=generator) - 1)
+    return largest ** (2 * torch.rand(shape, generator=generator) - 1)
 
 
 def _per_image(values: Float[Tensor, "B"] | Bool[Tensor, "B"], x: Images) -> Tensor:

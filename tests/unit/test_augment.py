@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
+from diffdx._torchvision import mend_torchvision
 from diffdx.baseline_config import NO_AUGMENTATION, SupervisedAugmentConfig
 from diffdx.config import AugmentConfig
 from diffdx.transforms import augment as module
-from diffdx.transforms.augment import augment, gaussian_blur, random_affine
+from diffdx.transforms.augment import augment, gaussian_blur, octave_gains, random_affine
 
 NOTHING = AugmentConfig(rotate_degrees=0, zoom=0, shift=0)
 
@@ -70,6 +71,7 @@ def test_a_flip_mirrors_about_half_of_the_images(name, axis):
 
 
 def test_the_blur_is_torchvisions():
+    mend_torchvision()
     from torchvision.transforms.v2.functional import gaussian_blur as reference
 
     x, sigma = images(side=16), torch.tensor([0.1, 0.7, 1.3, 2.0])
@@ -90,7 +92,29 @@ def test_brightness_and_contrast_change_by_what_was_configured(name):
     assert abs(share.std() - 1 / math.sqrt(3)) < error
 
 
-@pytest.mark.parametrize("changes", [{"gamma": 2.0}, {"contrast": 2.0}, {"blur_sigma_px": (1, 2)}])
+@pytest.mark.parametrize("height", [16, 32])
+def test_the_gain_of_an_octave_is_that_of_its_waves(height):
+    factors = torch.tensor([[1.5, 0.5, 2.0, 1.25, 3.0]])
+    expected = {1: 1.5, 2: 0.5, 4: 2.0, 8: 1.25, 3: 0.5 * 4 ** math.log2(1.5)}
+    turn = 2 * math.pi * torch.arange(16) / 16
+    for cycles, gain in expected.items():
+        wave = torch.cos(cycles * turn).expand(1, 2, height, 16)
+        torch.testing.assert_close(octave_gains(0.25 + wave, factors), 0.25 + gain * wave)
+    down = torch.sin(4 * 2 * math.pi * torch.arange(height) / height)[:, None]
+    down = down.expand(1, 1, height, 16)
+    torch.testing.assert_close(octave_gains(down, factors), 2 * down)
+
+
+def test_equal_gains_are_contrast_about_the_mean():
+    x = images(side=7)
+    mean = x.mean(dim=(2, 3), keepdim=True)
+    gained = octave_gains(x, torch.full((len(x), 4), 1.5))
+    torch.testing.assert_close(gained, mean + 1.5 * (x - mean))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"gamma": 2.0}, {"contrast": 2.0}, {"blur_sigma_px": (1, 2)}, {"octaves": 2.0}]
+)
 def test_appearance_keeps_the_range_and_is_no_matter_of_flips_alone(changes):
     made = augment(images(side=8), only(**changes), generator())
     assert made.abs().max() <= 1
@@ -115,7 +139,7 @@ def test_the_drawn_maps_stay_within_what_was_configured():
 
 
 @pytest.mark.parametrize(
-    "config", [AugmentConfig(gamma=1.3, contrast=1.3), SupervisedAugmentConfig()]
+    "config", [AugmentConfig(gamma=1.3, contrast=1.3, octaves=1.3), SupervisedAugmentConfig()]
 )
 def test_an_image_depends_on_the_generator_alone(config):
     x = images()

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from diffdx import _device
-from diffdx._device import autocast, is_out_of_memory, resolve_device, resolve_precision
+from diffdx._device import (
+    autocast,
+    bf16_is_fast_on_cpu,
+    is_out_of_memory,
+    resolve_device,
+    resolve_precision,
+)
 from diffdx.errors import ConfigError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -25,9 +31,25 @@ def test_a_device_that_is_not_here_is_refused(name):
         resolve_device(name)
 
 
-def test_auto_precision_is_bf16_only_where_the_hardware_has_it(monkeypatch):
+@pytest.mark.parametrize(
+    ("amx", "avx512_bf16", "name", "fast"),
+    [
+        (True, True, "Intel(R) Xeon(R)", True),
+        (False, True, "Intel(R) Xeon(R)", False),
+        (False, True, "AMD EPYC", True),
+        (False, False, "AMD EPYC", False),
+    ],
+)
+def test_bf16_is_fast_with_amx_and_on_amds_avx512(monkeypatch, amx, avx512_bf16, name, fast):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(_device, "cpu_name", lambda: name)
+    assert bf16_is_fast_on_cpu() == fast
+
+
+def test_auto_precision_is_bf16_only_where_it_is_fast(monkeypatch):
     for native in (True, False):
-        monkeypatch.setattr(_device, "cpu_multiplies_bf16", lambda native=native: native)
+        monkeypatch.setattr(_device, "bf16_is_fast_on_cpu", lambda native=native: native)
         assert resolve_precision("auto", CPU) == ("bf16" if native else "fp32")
     for capability, expected in (((8, 0), "bf16"), ((7, 5), "fp32")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
