@@ -29,7 +29,8 @@ def measure(data: str, level: str, seed: int, images_seen: int, trials: int, out
     """Train, classify and evaluate one network; return its figures."""
     run = out / f"{level}-{seed}"
     told = "null" if level == "all" else level
-    size = ["--preset", "tiny", "--image-size", 32, "--images-seen", images_seen]
+    size = ["--preset", "tiny", "--recipe", "denoising", "--image-size", 32]
+    size += ["--images-seen", images_seen]
     told_option = ["--set", f"model.backbone.class_levels={told}", "--seed", seed]
     running.train(run, "train", data, *size, *told_option)
     row: dict = {"class_levels": level, "seed": seed}

@@ -95,17 +95,16 @@ LOOKS = ["train.augment.gamma=1.7", "train.augment.contrast=1.4"]
 LOOKS += ["train.augment.blur_sigma_px=[0.1,0.8]"]
 CONTRASTIVE = "train.contrastive_weight=0.1"
 OCTAVES = "train.augment.octaves=1.4"
-PATCH_OF_4 = "model.backbone.patch_px=4"
-PATCH_CONTRASTIVE = ["--preset=small-patch", "--recipe=contrastive"]
+PLAIN = "--recipe=denoising"
 DIFFUSION = {
-    "small": ["--preset=small"],
-    "small-dit": ["--preset=small-dit"],
-    "small-looks": ["--preset=small", *setting(*LOOKS)],
-    "small-contrastive": ["--preset=small", *setting(CONTRASTIVE)],
-    "small-contrastive-looks": ["--preset=small", "--recipe=contrastive"],
-    "small-patch-contrastive-looks": PATCH_CONTRASTIVE,
-    "small-patch4-contrastive-looks": [*PATCH_CONTRASTIVE, *setting(PATCH_OF_4)],
-    "small-patch4-octaves": [*PATCH_CONTRASTIVE, *setting(PATCH_OF_4, OCTAVES)],
+    "small": ["--preset=small", PLAIN],
+    "small-dit": ["--preset=small-dit", PLAIN],
+    "small-looks": ["--preset=small", PLAIN, *setting(*LOOKS)],
+    "small-contrastive": ["--preset=small", PLAIN, *setting(CONTRASTIVE)],
+    "small-contrastive-looks": ["--preset=small"],
+    "small-patch-contrastive-looks": ["--preset=small-patch"],
+    "small-patch4-contrastive-looks": ["--preset=small-patch4"],
+    "small-patch4-octaves": ["--preset=small-patch4", *setting(OCTAVES)],
 }
 DISCRIMINATIVE = {
     "resnet18": ["--model", "resnet18"],

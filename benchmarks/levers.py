@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import running
 from decision_statistics import Trials, mean_lead, ranked
-from fair import CONTRASTIVE, LOOKS, OCTAVES, PATCH_OF_4, setting
+from fair import CONTRASTIVE, LOOKS, OCTAVES, setting
 from PIL import Image, ImageOps
 
 from diffdx._files import write_json
@@ -81,6 +81,7 @@ def patched(
 
 WIDER = [f"train.augment.{v}" for v in ("rotate_degrees=15", "zoom=0.2", "shift=0.1")]
 LIGHT_LOOKS = ["train.augment.gamma=1.3", "train.augment.contrast=1.2"]
+PATCH_OF_4 = "model.backbone.patch_px=4"
 LATE = "model.backbone.class_levels=2"
 LEVERS = {
     "base": Lever([]),
@@ -179,7 +180,14 @@ def make(name: str, asked: argparse.Namespace) -> None:
         images, roles = asked.work / f"{run.name}-images", ["train", "val"]
         data = str(write_images(asked.data, splits, images, roles, lever, altered=False))
         own_splits = splits_of(images, splits)
-    options = ["--preset", lever.preset, "--steps", round(asked.steps / lever.cost)]
+    options = [
+        "--preset",
+        lever.preset,
+        "--recipe",
+        "denoising",
+        "--steps",
+        round(asked.steps / lever.cost),
+    ]
     options += ["--image-size", SIDE_PX, "--set=train.validate_every=100000", "--num-workers=1"]
     options += setting(*lever.assignments)
     options += ["--splits", own_splits] if own_splits.is_file() else []

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from phantom_runs import BATCH, Scored, baseline_scores, classified, preprocessed, trained
+from phantom_runs import BATCH, TINY, Scored, baseline_scores, classified, preprocessed, trained
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -137,7 +137,7 @@ def main() -> None:
     work = options.work
     runs = {
         "diffusion": trained(
-            ["train", DATA, "--preset", "tiny", "--images-seen", str(IMAGES_SEEN["diffusion"])],
+            ["train", DATA, *TINY, "--images-seen", str(IMAGES_SEEN["diffusion"])],
             work / "diffusion",
         )
     }

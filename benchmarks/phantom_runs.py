@@ -17,6 +17,8 @@ from diffdx.explain.explainer import Explainer, ExplainSettings
 from diffdx.metrics import bootstrap_by_patient, patient_resamples
 
 BATCH = 64
+TINY = ("--preset", "tiny", "--recipe", "denoising")
+"""The diffusion model of these benchmarks."""
 
 
 def trained(command: Sequence[str], run: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from phantom_runs import BATCH, Scored, baseline_scores, classified, preprocessed, trained
+from phantom_runs import BATCH, TINY, Scored, baseline_scores, classified, preprocessed, trained
 from PIL import Image
 
 from diffdx._device import cpu_name
@@ -113,7 +113,7 @@ def main() -> None:
     settings = [part for text in RESNET for part in ("--set", text)]
     runs = {
         "diffusion": trained(
-            ["train", *source, "--preset", "tiny", "--images-seen", str(IMAGES_SEEN)],
+            ["train", *source, *TINY, "--images-seen", str(IMAGES_SEEN)],
             work / "diffusion",
         )
     }

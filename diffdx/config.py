@@ -284,7 +284,7 @@ class RunConfig(Section):
     """A whole training run."""
 
     preset: str = "small"
-    recipe: Literal["fixed", "contrastive", "paper", "release"] = "fixed"
+    recipe: Literal["fixed", "denoising", "paper", "release"] = "fixed"
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

@@ -51,9 +51,9 @@ Prevalence = Annotated[
     ),
 ]
 Recipe = Annotated[
-    Literal["fixed", "contrastive", "paper", "release"] | None,
+    Literal["fixed", "denoising", "paper", "release"] | None,
     typer.Option(
-        help="As measured best, with a contrastive term, as the paper says, as its code does."
+        help="As measured best, without its contrastive term, as the paper says, as its code does."
     ),
 ]
 Positive = Annotated[str | None, typer.Option(help="The class that F1 and AUROC mean.")]

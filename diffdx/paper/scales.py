@@ -118,7 +118,7 @@ SMOKE = Scale(
         "sd-tuned": "small pipeline, fine-tuned",
         "sd-zero": "small pipeline, of the other set",
     },
-    recipe="fixed",
+    recipe="denoising",
     settings={
         # A minute at the paper's 1e-5 leaves a transformer where it was.
         "baseline": (

@@ -109,7 +109,8 @@ def octave_gains(x: Images, factors: Float[Tensor, "B O"]) -> Images:
     log_factors = factors.log()
     gain = torch.lerp(log_factors[:, low], log_factors[:, high], octave - octave.floor()).exp()
     gain[:, 0, 0] = 1
-    return torch.fft.irfft2(torch.fft.rfft2(x) * gain[:, None], s=(height, width))
+    gained: Images = torch.fft.irfft2(torch.fft.rfft2(x) * gain[:, None], s=(height, width))
+    return gained
 
 
 def _along_rows(x: Images, weight: Tensor) -> Images:

@@ -147,31 +147,36 @@ def test_fixed_is_the_default_and_the_papers_presets_are_the_papers():
     assert resolve_config("small") == resolve_config("small", recipe="fixed")
     assert resolve_config("small").recipe == "fixed"
     assert resolve_config("paper-dit") == resolve_config("paper-dit", recipe="paper")
-    plain = RunConfig()
-    assert resolve_config("small").train == plain.train
-    assert resolve_config("small").model.schedule == plain.model.schedule
+    assert resolve_config("small", recipe="denoising").train == RunConfig().train
+    assert resolve_config("small").model.schedule == RunConfig().model.schedule
 
 
-def test_contrastive_is_fixed_with_the_term_and_changes_of_looks():
-    fixed, other = (resolve_config("small", recipe=name) for name in ("fixed", "contrastive"))
-    assert (fixed.train.contrastive_weight, other.train.contrastive_weight) == (0, 0.1)
+def test_denoising_is_fixed_without_the_contrastive_term_and_changes_of_looks():
+    plain, fixed = (resolve_config("small", recipe=name) for name in ("denoising", "fixed"))
+    assert (plain.train.contrastive_weight, fixed.train.contrastive_weight) == (0, 0.1)
     x = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     still = {"rotate_degrees": 0, "zoom": 0, "shift": 0}
-    for config, changes in ((fixed, False), (other, True)):
+    for config, changes in ((plain, False), (fixed, True)):
         config = config.train.augment.model_copy(update=still)
         changed = augment(x, config, torch.Generator().manual_seed(1))
         assert torch.equal(changed, x) != changes
     different = {"augment", "contrastive_weight"}
-    assert fixed.train.model_dump(exclude=different) == other.train.model_dump(exclude=different)
+    assert plain.train.model_dump(exclude=different) == fixed.train.model_dump(exclude=different)
+
+
+@pytest.mark.parametrize("network", ["small-dit", "small-unet"])
+def test_fixed_is_denoising_for_networks_that_gain_nothing_by_the_term(network):
+    configs = [resolve_config(network, recipe=name) for name in ("fixed", "denoising")]
+    assert configs[0].train == configs[1].train
 
 
 def test_what_was_trained_with_a_contrastive_term_is_edited_without_guidance():
     scale = {r: resolve_config("small", recipe=r).model.edit.guidance_scale for r in RECIPES}
-    others = {"fixed": None, "paper": None, "release": 5.5}
-    assert scale == others | {"contrastive": 1}
+    assert scale == {"fixed": 1, "denoising": None, "paper": None, "release": 5.5}
     asked = ("model.edit.guidance_scale=2", "train.contrastive_weight=0.2")
-    assert resolve_config("small", assignments=asked).model.edit.guidance_scale == 2
-    assert resolve_config("small", assignments=asked[1:]).model.edit.guidance_scale == 1
+    for assignments, expected in ((asked, 2), (asked[1:], 1)):
+        config = resolve_config("small", recipe="denoising", assignments=assignments)
+        assert config.model.edit.guidance_scale == expected
 
 
 def test_a_recipe_gives_way_to_what_was_asked_for(tmp_path):
@@ -189,7 +194,7 @@ def test_a_recipe_gives_way_to_what_was_asked_for(tmp_path):
 
 def test_an_unknown_recipe_lists_the_known_ones(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"'best'; choose one of fixed, contrastive, paper, release"
+        ConfigError, match=r"'best'; choose one of fixed, denoising, paper, release"
     ):
         resolve_config("small", recipe="best")
     with pytest.raises(ConfigError, match="unknown recipe"):

@@ -155,12 +155,12 @@ def test_a_run_of_an_earlier_version_is_resumed_with_the_defaults_of_what_is_new
 
     small = ("channels=[8]", "norm_groups=4", "attention=false")
     command = ["train", "phantoms:chest?n=42&size=28", f"--out={tmp_path / 'run'}", "--steps=1"]
-    command += ["--image-size=16", "--device=cpu", "--batch-size=4", "-q"]
+    command += ["--image-size=16", "--device=cpu", "--batch-size=4", "-q", "--recipe=denoising"]
     command += [f"--set=model.backbone.{value}" for value in small]
     assert CliRunner().invoke(app, command).exit_code == 0
     file = tmp_path / "run" / "config.yaml"
     values = yaml.safe_load(file.read_text())
-    del values["recipe"], values["train"]["gradient_checkpointing"], values["model"]["edit"]
+    del values["train"]["gradient_checkpointing"], values["model"]["edit"]
     del values["model"]["schedule"]["name"]
     file.write_text(yaml.safe_dump(values))
     again = CliRunner().invoke(app, [*command, "--resume"])
