@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from diffdx.report.explanation_figures import Counterfactual
 
 PHANTOMS = "phantoms:chest?n=2400&size=32"
+SAME_LOOKS = tuple(
+    f"train.augment.{value}" for value in ("gamma=1", "contrast=1", "blur_sigma_px=null")
+)
+"""No changes of brightness and sharpness: the drawn lesions are told by them."""
 LOGSNR_START = 1.0
 """Noise level of the demo's counterfactual, in nats: the anatomy survives, the lesion does not."""
 
@@ -25,7 +29,7 @@ LOGSNR_START = 1.0
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("out/demo"),
     minutes: Annotated[float | None, typer.Option(help="Train by time, not by steps.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 1200,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
     trials: Annotated[int, typer.Option(min=1, help="Trials per test image.")] = 51,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -68,6 +72,7 @@ def demo(
                 "train.minutes": minutes,
                 "train.steps": None if minutes else steps,
             },
+            assignments=SAME_LOOKS,
         )
         request = TrainRequest(
             dataset=dataset,
