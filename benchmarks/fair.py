@@ -286,7 +286,7 @@ def line_of(cell: Cell, run: Path, summary: dict[str, Any], rate: float) -> dict
         "trials": summary["trials"],
         "calls_per_image": summary["nfe"]["mean"],
         "seconds_per_image": round(summary["seconds"] / summary["n"], 4),
-        "validation_auroc": {rule: scores["auroc"] for rule, scores in validated.items()},
+        "validation_auroc": {rule: r["auroc"]["value"] for rule, r in validated.items()},
         "n": len(order),
         "labels": classes_of(stored.labels[order], k),
         "patients": patients.tolist(),

@@ -39,10 +39,8 @@ _WORDS = {
     "auroc": "AUROC",
 }
 COMPARED = tuple(_WORDS)
-OWN_RULES = ("softmax", "vote", "mean_v", "mean_eps")
+OWN_RULES = ("softmax", "vote", "mean_v")
 """Of those rules all readers are compared in pairs; others with the vote of the same model."""
-READ_BY = "mean_v"
-"""The rule by which a diffusion model is read together with another network."""
 FITTED = "_fitted"
 """Ends the name of a rule whose threshold was fitted; such readers are compared among them."""
 FUSED = "fused"
@@ -150,15 +148,15 @@ def readers_of(lines: Sequence[Json]) -> tuple[Readers, list[tuple[str, str]]]:
     discriminative = [name for name, (rule, _) in readers.items() if rule == "softmax"]
     for name in voting:
         network = name.removesuffix("vote")
-        mean = f"{network}mean_x"
-        pairs += [(name, mean)] if mean in readers else []
+        means = [f"{network}{rule}" for rule in ("mean_eps", "mean_x")]
+        pairs += [(name, mean) for mean in means if mean in readers]
     for a, b in itertools.product(voting, discriminative):
         by_seed = {cell["seed"]: cell for cell in readers[b][1]}
         cells = [fused(c, by_seed[c["seed"]]) for c in readers[a][1] if c["seed"] in by_seed]
         if cells:
             name = cells[0]["network"]
             readers[name] = FUSED, cells
-            of_fitted = [f"{a.removesuffix('vote')}{READ_BY}{FITTED}", f"{b}, softmax{FITTED}"]
+            of_fitted = [f"{a.removesuffix('vote')}mean_v{FITTED}", f"{b}, softmax{FITTED}"]
             parts = of_fitted if set(of_fitted) <= set(readers) else [a, b]
             pairs += [(name, part) for part in parts]
     return readers, pairs
@@ -166,7 +164,7 @@ def readers_of(lines: Sequence[Json]) -> tuple[Readers, list[tuple[str, str]]]:
 
 def fused(a: Json, b: Json) -> Json:
     """Return a cell that reads with two others, the same images in both."""
-    log_odds = [cell["decisions"].get(r + FITTED) for cell, r in ((a, READ_BY), (b, "softmax"))]
+    log_odds = [cell["decisions"].get(r + FITTED) for cell, r in ((a, "mean_v"), (b, "softmax"))]
     if None in log_odds:
         log_p = []
         for cell in (a, b):

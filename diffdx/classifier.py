@@ -61,7 +61,7 @@ class DiffusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model: DiffusionModel | None = None,
         *,
         run: str | Path | None = None,
-        preset: str = "small-patch4",
+        preset: str = "small-patch",
         training: Mapping[str, Any] | None = None,
         num_trials: int = 501,
         bank_size: int = 501,

@@ -133,8 +133,8 @@ FINETUNING: dict[str, Values] = {
 def preset_for_size(image_size: int | None) -> str:
     """Return the preset made for images of this side in pixels; that of 64 if it is not given."""
     if image_size is None:
-        return "small-patch4"
-    return "tiny" if image_size <= 32 else "small-patch4" if image_size <= 64 else "base"
+        return "small-patch"
+    return "tiny" if image_size <= 32 else "small-patch" if image_size <= 64 else "base"
 
 
 def _fixed(side_px: int, backbone: str) -> Values:

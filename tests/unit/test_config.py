@@ -54,14 +54,14 @@ def test_presets_are_not_changed_by_their_use():
     assert before == PRESETS
 
 
-@pytest.mark.parametrize(("side", "preset"), [(None, "small-patch4"), (28, "tiny"), (32, "tiny")])
+@pytest.mark.parametrize(("side", "preset"), [(None, "small-patch"), (28, "tiny"), (32, "tiny")])
 def test_the_preset_follows_the_image_size(side, preset):
     assert preset_for_size(side) == preset
 
 
 def test_sizes_between_presets_take_the_larger_network():
     assert [preset_for_size(side) for side in (33, 64, 65, 128)] == (
-        ["small-patch4"] * 2 + ["base"] * 2
+        ["small-patch"] * 2 + ["base"] * 2
     )
 
 
