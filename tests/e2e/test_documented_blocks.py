@@ -30,6 +30,9 @@ SMALLER = {
     "--minutes 40": "--images-seen 64 --batch-size 16 --set train.validation_images=8"
     " --set train.validation_trials=1 --preset tiny --num-workers 0",
     "--minutes 2": "--steps 4 --trials 3",
+    "--minutes 8": "--images-seen 64 --batch-size 16 --set train.validation_images=8"
+    " --set train.validation_trials=1 --preset tiny",
+    "--trials 21": "--trials 3",
     "--images-seen 135000": "--images-seen 64 --batch-size 16 --set train.validation_images=8"
     " --set train.validation_trials=1 --preset tiny",
     "--image-size 64": "--image-size 16",
