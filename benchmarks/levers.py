@@ -9,10 +9,10 @@ that makes a step dearer gets as many fewer. Each model classifies the validatio
 altered copy of each (brightness, contrast, frame, sharpness: another site), with the same trials. A
 lever is kept if the paired 95% interval, by patients, of its gain in AUROC (the mean of that on
 images and that on copies) is above 0: over `base`, or over the lever that it adds to; of the vote,
-and of the mean of v.
+and of the means of v and eps.
 
 FOLDER keeps the runs: what is finished is not repeated, and processes may share the levers between
-them once `base`, which makes the splits, is trained. Writes benchmarks/results/levers.json.
+them once the first, which makes the splits, is trained. Writes benchmarks/results/levers.json.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import running
 from decision_statistics import Trials, mean_lead, ranked
-from fair import CONTRASTIVE, LOOKS, OCTAVES, setting
+from fair import CONTRASTIVE, LOOKS, OCTAVES, PLAIN, setting
 from PIL import Image, ImageOps
 
 from diffdx._files import write_json
@@ -81,6 +81,7 @@ def patched(
 
 WIDER = [f"train.augment.{v}" for v in ("rotate_degrees=15", "zoom=0.2", "shift=0.1")]
 LIGHT_LOOKS = ["train.augment.gamma=1.3", "train.augment.contrast=1.2"]
+DROPOUT = "model.backbone.dropout=0.1"
 PATCH_OF_4 = "model.backbone.patch_px=4"
 LATE = "model.backbone.class_levels=2"
 LEVERS = {
@@ -111,13 +112,7 @@ LEVERS = {
     "patch late contrastive light looks": patched(*LIGHT_LOOKS),
     "patch of 4": patched(*LOOKS, PATCH_OF_4, cost=0.347),
     "octaves patch of 4": patched(*LOOKS, OCTAVES, PATCH_OF_4, cost=0.347, over="patch of 4"),
-    "dropout patch of 4": patched(
-        *LOOKS,
-        PATCH_OF_4,
-        "model.backbone.dropout=0.1",
-        cost=0.347,
-        over="patch of 4",
-    ),
+    "dropout patch of 4": patched(*LOOKS, DROPOUT, PATCH_OF_4, cost=0.347, over="patch of 4"),
     "octaves patch": patched(*LOOKS, OCTAVES),
     "equalised patch": patched(*LOOKS, prepare=equalised),
     "percentiles": Lever([], prepare=percentiles),
@@ -172,22 +167,15 @@ def run_of(work: Path, name: str) -> Path:
 def make(name: str, asked: argparse.Namespace) -> None:
     """Train a lever's model and classify by it, or what of this is missing."""
     lever, run, splits = LEVERS[name], run_of(asked.work, name), asked.work / "splits.csv"
-    if not splits.is_file() and name != "base":
-        raise SystemExit("make base first: its splits are everyone's")
+    if not splits.is_file() and lever.prepare:
+        raise SystemExit("first make a lever that leaves images alone: its splits are everyone's")
     data, own_splits, copies = asked.data, splits, "copies"
     if lever.prepare:
         copies = f"{run.name}-copies"
         images, roles = asked.work / f"{run.name}-images", ["train", "val"]
         data = str(write_images(asked.data, splits, images, roles, lever, altered=False))
         own_splits = splits_of(images, splits)
-    options = [
-        "--preset",
-        lever.preset,
-        "--recipe",
-        "denoising",
-        "--steps",
-        round(asked.steps / lever.cost),
-    ]
+    options = ["--preset", lever.preset, PLAIN, "--steps", round(asked.steps / lever.cost)]
     options += ["--image-size", SIDE_PX, "--set=train.validate_every=100000", "--num-workers=1"]
     options += setting(*lever.assignments)
     options += ["--splits", own_splits] if own_splits.is_file() else []
