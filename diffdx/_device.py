@@ -62,8 +62,8 @@ def resolve_precision(option: PrecisionOption, device: torch.device) -> Precisio
 def bf16_is_fast_on_cpu() -> bool:
     """Say whether this CPU multiplies faster in bf16 than in fp32.
 
-    It does with AMX, and with AVX512-BF16 unless it is Intel's: measured there without AMX, a large
-    product runs at half the speed of fp32 (`benchmarks/roofline.py`).
+    It does with AMX, and by AVX512-BF16 on AMD's processors. On Intel's without AMX it is slower
+    (measured: `benchmarks/README.md`, "The engine").
     """
     if torch.cpu._is_amx_tile_supported():
         return True
