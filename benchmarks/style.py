@@ -13,9 +13,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from decision_statistics import ranked
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -30,17 +30,18 @@ SIDE_PX = 224
 BORDER_PX = 16
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 GROUPS = ("grey levels", "octaves", "borders")
+FREQUENCY = np.fft.fftfreq(SIDE_PX, 1 / SIDE_PX)
+CYCLES = np.hypot(FREQUENCY[:, None], FREQUENCY)
+"""Of each coefficient of an image's spectrum, a side."""
+OCTAVES = [(f <= CYCLES) & (2 * f > CYCLES) for f in (1, 2, 4, 8, 16, 32, 64)]
 
 
 def style(pixels: Pixels) -> list[np.ndarray]:
     """Return the numbers of one square image, those of each group."""
     image = pixels / 255
     grey = np.array([image.mean(), image.std(), *np.percentile(image, PERCENTILES)])
-    frequency = np.fft.fftfreq(SIDE_PX, 1 / SIDE_PX)
-    cycles = np.hypot(frequency[:, None], frequency)
     power = np.abs(np.fft.fft2(image)) ** 2
-    edges = 2.0 ** np.arange(8)
-    octaves = [power[(cycles >= f) & (cycles < 2 * f)].mean() for f in edges if 2 * f <= SIDE_PX]
+    octaves = [power[octave].mean() for octave in OCTAVES]
     ends = (slice(0, BORDER_PX), slice(-BORDER_PX, None))
     corners = [image[rows, columns].mean() for rows in ends for columns in ends]
     sides = [part.mean() for end in ends for part in (image[end], image[:, end])]
@@ -64,14 +65,13 @@ def main() -> None:
     groups = {name: np.stack([one[i] for one in described]) for i, name in enumerate(GROUPS)}
     found = {}
     for name, x in {**groups, "all": np.hstack(list(groups.values()))}.items():
-        for model in (
-            make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000)),
-            HistGradientBoostingClassifier(random_state=0),
+        for kind, model in (
+            ("logistic", make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))),
+            ("trees", HistGradientBoostingClassifier(random_state=0)),
         ):
             model.fit(x[fitting], sick[fitting])
             score = model.predict_proba(x[~fitting])[:, 1]
-            kind = "trees" if isinstance(model, HistGradientBoostingClassifier) else "logistic"
-            found[f"{name}, {kind}"] = round(float(roc_auc_score(sick[~fitting], score)), 4)
+            found[f"{name}, {kind}"] = round(ranked(sick[~fitting], score), 4)
     count = {"train": int(fitting.sum()), "val": int((~fitting).sum())}
     numbers = {name: x.shape[1] for name, x in groups.items()}
     write_json(RESULT, {"name": "style", "images": count, "numbers": numbers, "auroc": found})

@@ -284,7 +284,8 @@ class RunConfig(Section):
     """A whole training run."""
 
     preset: str = "small"
-    recipe: Literal["fixed", "denoising", "paper", "release"] = "fixed"
+    recipe: Literal["fixed", "denoising", "paper", "release"] = "denoising"
+    """Whose values the defaults of all sections are."""
     seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -317,7 +318,7 @@ def resolve_config(
     known = PRESETS | FINETUNING
     if preset not in known:
         raise ConfigError(f"unknown preset '{preset}'; choose one of {', '.join(PRESETS)}")
-    start: dict[str, Any] = {"preset": preset}
+    start: dict[str, Any] = {"preset": preset, "recipe": "fixed"}
     for name, value in (defaults or {}).items():
         assign(start, name, value)
     merge(start, known[preset])
@@ -325,7 +326,7 @@ def resolve_config(
         start["recipe"] = recipe
     given = (file, assignments, options)
     values = overridden(start, *given)
-    chosen = values.get("recipe", "fixed")
+    chosen = values["recipe"]
     if not isinstance(chosen, str) or chosen not in RECIPES:
         raise ConfigError(f"unknown recipe '{chosen}'; choose one of {', '.join(RECIPES)}")
     source = str(file or f"preset {preset}")

@@ -7,23 +7,23 @@
 | model.schedule (side d, s)   | +-15, shift s   | +-15 + 1.5 s, shift s  | +-10, shift 0   |
 | model.data.band_scaling      | none            | halved                 | unit_variance   |
 | model.edit.logsnr_start      | t = 0.5: s      | t = 0.5: s             | of `explain`    |
-| model.edit.guidance_scale    | of `explain`    | UNets 5.5, DiT 4.5     | of `explain`    |
+| model.edit.guidance_scale    | of `explain`    | UNets 5.5, DiT 4.5     | 1[u]            |
 | train.weighting              | min_snr         | inverse_min_snr        | min_snr         |
 | train.label_dropout          | 0.1             | UNets 0.15, DiT 0.235  | 0.1             |
 | train.ema.class_embedding    | true            | false                  | true            |
 | train.warmup_steps           | 250             | UNets 100, DiT 250     | 250             |
 | train.learning_rate          | 1e-4            | 1e-4                   | 3e-4, cosine    |
 | train.batch_size             | 128             | 128                    | 32              |
-| train.augment                | none            | none                   | place; `unet`: looks |
-| train.contrastive_weight     | 0               | 0                      | `unet`: 0.1     |
+| train.augment                | none            | none                   | place, looks[u] |
+| train.contrastive_weight     | 0               | 0                      | 0.1[u]          |
 | train.ema                    | as the release  | from step 50, every 5  | every step      |
 
-with s = 2 log(64 / d) (spec sections 1 and 2, paper appendix B). `fixed` is what measurements
-favour, and the default. `denoising` is `fixed` without the contrastive term and without changes of
-brightness, contrast and sharpness. Two habits of the release are not offered, since they would
-make a classification random: the averaged DiT still drops labels while it classifies, and of the
-23.5% of dropped labels a part is dropped by each block on its own. Here all blocks hear the same
-label.
+with s = 2 log(64 / d) (spec sections 1 and 2, paper appendix B); [u]: of the `unet` alone, others
+as in `denoising`. `fixed` is what measurements favour, and the default. `denoising` is `fixed`
+without the contrastive term, without changes of brightness, contrast and sharpness, and with the
+guidance of `explain`. Two habits of the release are not offered, since they would make a
+classification random: the averaged DiT still drops labels while it classifies, and of the 23.5% of
+dropped labels a part is dropped by each block on its own. Here all blocks hear the same label.
 """
 
 import math

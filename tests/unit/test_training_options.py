@@ -160,7 +160,7 @@ def test_a_run_of_an_earlier_version_is_resumed_with_the_defaults_of_what_is_new
     assert CliRunner().invoke(app, command).exit_code == 0
     file = tmp_path / "run" / "config.yaml"
     values = yaml.safe_load(file.read_text())
-    del values["train"]["gradient_checkpointing"], values["model"]["edit"]
+    del values["recipe"], values["train"]["gradient_checkpointing"], values["model"]["edit"]
     del values["model"]["schedule"]["name"]
     file.write_text(yaml.safe_dump(values))
     again = CliRunner().invoke(app, [*command, "--resume"])
