@@ -84,6 +84,7 @@ LIGHT_LOOKS = ["train.augment.gamma=1.3", "train.augment.contrast=1.2"]
 DROPOUT = "model.backbone.dropout=0.1"
 PATCH_OF_4 = "model.backbone.patch_px=4"
 LATE = "model.backbone.class_levels=2"
+CLEAR = ["model.schedule.logsnr_min=-4", "model.schedule.logsnr_max=8"]
 LEVERS = {
     "base": Lever([]),
     "looks": Lever(LOOKS),
@@ -110,6 +111,8 @@ LEVERS = {
     "coarse patch late contrastive looks": patched(*LOOKS, "train.contrastive_scale=0.2"),
     "averaged patch late contrastive looks": patched(*LOOKS, "train.ema.inv_gamma=3"),
     "patch late contrastive light looks": patched(*LIGHT_LOOKS),
+    "patch late contrastive": patched(),
+    "clear patch late contrastive looks": patched(*LOOKS, *CLEAR),
     "patch of 4": patched(*LOOKS, PATCH_OF_4, cost=0.347),
     "octaves patch of 4": patched(*LOOKS, OCTAVES, PATCH_OF_4, cost=0.347, over="patch of 4"),
     "dropout patch of 4": patched(*LOOKS, DROPOUT, PATCH_OF_4, cost=0.347, over="patch of 4"),

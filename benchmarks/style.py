@@ -1,25 +1,32 @@
 """How well does the look of an image, without its anatomy, tell its class?
 
-    python benchmarks/style.py DATA --splits SPLITS.csv
+    python benchmarks/style.py DATA --splits SPLITS.csv [--contrary NEW.csv]
 
 Each image is described by numbers that hold no place but its borders: the spread of its grey
 levels, the power of each octave of its spatial frequencies, the brightness of its corners and
 edges. A logistic regression and boosted trees are fitted to the train images; their AUROC on the
 validation images is what a model could reach without looking at a lung. Writes
 benchmarks/results/style.json.
+
+`--contrary` writes the same roles with another validation set: the fifth of the patients of each
+class whose looks speak most for the other class, by a logistic regression that had not seen the
+patient. The other train and validation patients are the train set. There a model that goes by looks
+is worse than chance.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from decision_statistics import ranked
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from diffdx._files import write_json
+from diffdx._files import atomic_path, write_json
 from diffdx._typing import Pixels
 from diffdx.data import open_dataset
 from diffdx.data.splits import align_splits, load_splits
@@ -33,6 +40,8 @@ GROUPS = ("grey levels", "octaves", "borders")
 FREQUENCY = np.fft.fftfreq(SIDE_PX, 1 / SIDE_PX)
 CYCLES = np.hypot(FREQUENCY[:, None], FREQUENCY)
 """Of each coefficient of an image's spectrum, a side."""
+LOGISTIC = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
+CONTRARY_SHARE = 0.2
 OCTAVES = [(f <= CYCLES) & (2 * f > CYCLES) for f in (1, 2, 4, 8, 16, 32, 64)]
 
 
@@ -48,11 +57,23 @@ def style(pixels: Pixels) -> list[np.ndarray]:
     return [grey, np.log(octaves), np.array([*corners, *sides])]
 
 
+def contrary_patients(x: np.ndarray, sick: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """Return the fifth of each class's patients whose looks x speak most for the other class."""
+    scores = cross_val_predict(
+        LOGISTIC, x, sick, groups=patients, cv=GroupKFold(5), method="decision_function"
+    )
+    for_own = np.where(sick, 1, -1) * scores
+    found = pd.DataFrame({"sick": sick, "patient": patients, "for_own": for_own})
+    rank = found.groupby(["sick", "patient"])["for_own"].mean().groupby("sick").rank(pct=True)
+    return rank[rank <= CONTRARY_SHARE].index.get_level_values("patient").to_numpy()
+
+
 def main() -> None:
     """Describe the images, fit, score, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data")
     parser.add_argument("--splits", type=Path, required=True)
+    parser.add_argument("--contrary", type=Path, help="Only write these roles.")
     asked = parser.parse_args()
     dataset = open_dataset(asked.data)
     frame = align_splits(load_splits([asked.splits]), dataset)
@@ -62,11 +83,24 @@ def main() -> None:
     described = [style(spec.store(dataset.pixels(record))[0]) for record in records]
     sick = np.array([record.label == dataset.positive for record in records])
     fitting = np.array([role[record.image_id] == "train" for record in records])
+    if asked.contrary:
+        owner = frame["patient_id"].fillna(frame["image_id"]).astype(str)
+        known = dict(zip(frame["image_id"], owner, strict=True))
+        patients = np.array([known[record.image_id] for record in records])
+        held_out = contrary_patients(
+            np.stack([np.hstack(one) for one in described]), sick, patients
+        )
+        used = frame["role"].isin(("train", "val"))
+        frame.loc[used, "role"] = np.where(owner[used].isin(held_out), "val", "train")
+        with atomic_path(asked.contrary) as new:
+            frame.to_csv(new, index=False)
+        print(frame.groupby(["role", "label"]).size())
+        return
     groups = {name: np.stack([one[i] for one in described]) for i, name in enumerate(GROUPS)}
     found = {}
     for name, x in {**groups, "all": np.hstack(list(groups.values()))}.items():
         for kind, model in (
-            ("logistic", make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))),
+            ("logistic", LOGISTIC),
             ("trees", HistGradientBoostingClassifier(random_state=0)),
         ):
             model.fit(x[fitting], sick[fitting])
