@@ -85,6 +85,7 @@ DROPOUT = "model.backbone.dropout=0.1"
 PATCH_OF_4 = "model.backbone.patch_px=4"
 LATE = "model.backbone.class_levels=2"
 PIXELS = ["model.data.wavelet=none", "model.data.band_scaling=none", PATCH_OF_4]
+STYLED = "train.balanced_style=true"
 CLEAR = ["model.schedule.logsnr_min=-4", "model.schedule.logsnr_max=8"]
 CLEARER = ["model.schedule.logsnr_min=0", "model.schedule.logsnr_max=10"]
 STRONG_LOOKS = ["train.augment.gamma=2.5", "train.augment.contrast=2"]
@@ -121,6 +122,7 @@ LEVERS = {
     "patch late contrastive strong looks": patched(*STRONG_LOOKS),
     "unscaled patch late contrastive looks": patched(*LOOKS, "model.data.band_scaling=none"),
     "pixel patch late contrastive looks": patched(*LOOKS, *PIXELS),
+    "styled patch late contrastive looks": patched(*LOOKS, STYLED),
     "patch of 4": patched(*LOOKS, PATCH_OF_4, cost=0.347),
     "octaves patch of 4": patched(*LOOKS, OCTAVES, PATCH_OF_4, cost=0.347, over="patch of 4"),
     "dropout patch of 4": patched(*LOOKS, DROPOUT, PATCH_OF_4, cost=0.347, over="patch of 4"),

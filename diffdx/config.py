@@ -255,11 +255,20 @@ class LoopConfig(Section):
     grad_clip: float | None = Field(1.0, gt=0)
     """Largest norm of the gradient; None leaves it as it is."""
     balanced: bool = True
+    balanced_style: bool = False
+    """Whether every second image of a class is one that its style speaks against; see
+    `training.style`."""
     augment: AugmentConfig = AugmentConfig()
     checkpoint_every: int = Field(500, ge=1)
     validate_every: int = Field(500, ge=1)
     validation_images: int = Field(256, ge=1)
     max_bad_steps: int = Field(10, ge=1)
+
+    @model_validator(mode="after")
+    def _check_turns(self) -> "LoopConfig":
+        if self.balanced_style and not self.balanced:
+            raise ValueError("balanced_style is a part of balanced: set both")
+        return self
 
 
 class TrainConfig(LoopConfig):
@@ -274,6 +283,8 @@ class TrainConfig(LoopConfig):
     """Of the contrastive term, which nearly doubles the work of a step; 0 leaves it out."""
     contrastive_scale: float = Field(0.05, gt=0)
     """Log ratio of two classes' errors that counts as a clear difference."""
+    contrastive_after: float = Field(0.0, ge=0, lt=1)
+    """Share of the training that comes before the term."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more work."""
     ema: EMAConfig = EMAConfig()

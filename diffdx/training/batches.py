@@ -17,41 +17,51 @@ class BatchOrder:
     """Order of training examples.
 
     Balanced, slot p of the endless sequence of slots takes class p mod K, and its (p div K)-th
-    draw from that class; each class is visited in epochs of its own, every image once an epoch.
-    Unbalanced, there is one epoch over all images.
+    draw from that class. Of a class with S strata, draw d takes stratum d mod S, and its
+    (d div S)-th draw. What is drawn from is visited in epochs of its own, every image once an
+    epoch. Unbalanced, there is one epoch over all images.
 
     Attributes:
         labels: Class index of each training image.
         batch_size: Images in a batch.
         seed: Seed of every epoch's order.
         balanced: Whether classes take turns.
+        strata: Number of the part of its class that each image belongs to; None is one part.
     """
 
     labels: Labels
     batch_size: int
     seed: int
     balanced: bool
+    strata: Labels | None = None
 
     def __post_init__(self) -> None:
-        classes = np.unique(self.labels) if self.balanced else [None]
-        self._pools = [
-            np.arange(len(self.labels)) if k is None else np.flatnonzero(self.labels == k)
-            for k in classes
+        strata = np.zeros_like(self.labels) if self.strata is None else self.strata
+        parts = [
+            [np.flatnonzero((self.labels == k) & (strata == s)) for s in np.unique(strata)]
+            for k in np.unique(self.labels)
         ]
-        self._epochs: dict[tuple[int, int], np.ndarray] = {}
+        whole = [[np.arange(len(self.labels))]]
+        by_class = [[p for p in of if len(p)] for of in parts] if self.balanced else whole
+        self._pools = [pool for of in by_class for pool in of]
+        ends = np.cumsum([len(of) for of in by_class])
+        self._of_class = [range(end - len(of), end) for end, of in zip(ends, by_class, strict=True)]
+        self._epochs: dict[int, tuple[int, np.ndarray]] = {}
 
     def batch(self, step: int) -> Labels:
         """Return the indices of the images of batch `step` (from 0)."""
         slots = range(step * self.batch_size, (step + 1) * self.batch_size)
-        num_pools = len(self._pools)
-        return np.array([self._draw(p % num_pools, p // num_pools) for p in slots])
+        return np.array([self._slot(p) for p in slots])
+
+    def _slot(self, p: int) -> int:
+        draw, k = divmod(p, len(self._of_class))
+        pools = self._of_class[k]
+        return self._draw(pools[draw % len(pools)], draw // len(pools))
 
     def _draw(self, pool: int, draw: int) -> int:
         members = self._pools[pool]
         epoch, position = divmod(draw, len(members))
-        if (pool, epoch) not in self._epochs:
-            # Keep only the epochs in use: a batch may straddle two.
-            self._epochs = {k: v for k, v in self._epochs.items() if k[1] >= epoch - 1}
+        if pool not in self._epochs or self._epochs[pool][0] != epoch:
             seed = purpose_key(self.seed, f"pool {pool}")
-            self._epochs[pool, epoch] = epoch_order(seed, epoch, len(members)).numpy()
-        return int(members[self._epochs[pool, epoch][position]])
+            self._epochs[pool] = epoch, epoch_order(seed, epoch, len(members)).numpy()
+        return int(members[self._epochs[pool][1][position]])

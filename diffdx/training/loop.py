@@ -35,6 +35,7 @@ from diffdx.training.batches import BatchOrder
 from diffdx.training.budget import Budget, learning_rate
 from diffdx.training.checkpoint import Progress, WeightAverage, load_checkpoint, save_checkpoint
 from diffdx.training.images import ImageTable
+from diffdx.training.style import style_strata
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,10 @@ class TrainingLoop(ABC, Generic[ModelT, ConfigT]):
         self.optimizer = optimizer
         self.ema = ema
         self.budget = Budget.of(train)
-        self.order = BatchOrder(images.labels, train.batch_size, config.seed, train.balanced)
+        strata = style_strata(images) if train.balanced_style else None
+        self.order = BatchOrder(
+            images.labels, train.batch_size, config.seed, train.balanced, strata
+        )
         self.progress = Progress()
         self.micro_batch = -(-train.batch_size // ranks.size())
         self._bad_in_a_row = 0

@@ -52,6 +52,24 @@ def test_balanced_classes_take_turns_and_each_visits_all_its_images():
     assert sorted(counts[i] for i in range(10, 15)) == [4, 4, 4, 4, 5]
 
 
+def test_strata_of_a_class_take_turns_and_classes_keep_theirs():
+    strata = np.array([0] * 6 + [1] + [0] * 3 + [1, 1, 0, 0, 0])
+    order = BatchOrder(LABELS, 5, 0, balanced=True, strata=strata)
+    indices = visited(order, 0, 21)[:63]
+    assert LABELS[indices].tolist() == [0, 1, 2] * 21, "a class of one stratum has no more or less"
+    assert strata[indices[0::3]].tolist() == [0, 1] * 10 + [0]
+    assert strata[indices[2::3]].tolist() == [0, 1] * 10 + [0]
+    counts = Counter(indices.tolist())
+    assert counts[6] == 10, "the only image of its stratum"
+    assert sorted(counts[i] for i in range(6)) == [1, 2, 2, 2, 2, 2]
+
+
+def test_one_stratum_is_none():
+    plain = BatchOrder(LABELS, 5, 0, balanced=True)
+    order = BatchOrder(LABELS, 5, 0, balanced=True, strata=np.zeros_like(LABELS))
+    assert visited(order, 0, 21).tolist() == visited(plain, 0, 21).tolist()
+
+
 def test_seeds_give_other_orders():
     orders = {tuple(visited(BatchOrder(LABELS, 5, seed, True), 0, 6)) for seed in range(5)}
     assert len(orders) == 5
