@@ -1,6 +1,6 @@
 """How well does the look of an image, without its anatomy, tell its class?
 
-    python benchmarks/style.py DATA --splits SPLITS.csv [--contrary NEW.csv]
+    python benchmarks/style.py DATA --splits SPLITS.csv [--contrary NEW.csv [--half]]
 
 Each image is described by numbers that hold no place but its borders: the spread of its grey
 levels, the power of each octave of its spatial frequencies, the brightness of its corners and
@@ -11,7 +11,8 @@ benchmarks/results/style.json.
 `--contrary` writes the same roles with another validation set: the fifth of the patients of each
 class whose looks speak most for the other class, by a logistic regression that had not seen the
 patient. The other train and validation patients are the train set. There a model that goes by looks
-is worse than chance.
+is worse than chance. With `--half` only every second of these patients, at random, is held out, so
+that the train set has others like them.
 """
 
 import argparse
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--splits", type=Path, required=True)
     parser.add_argument("--contrary", type=Path, help="Only write these roles.")
+    parser.add_argument("--half", action="store_true", help="Hold out half of these patients.")
     asked = parser.parse_args()
     dataset = open_dataset(asked.data)
     frame = align_splits(load_splits([asked.splits]), dataset)
@@ -87,9 +89,10 @@ def main() -> None:
         owner = frame["patient_id"].fillna(frame["image_id"]).astype(str)
         known = dict(zip(frame["image_id"], owner, strict=True))
         patients = np.array([known[record.image_id] for record in records])
-        held_out = contrary_patients(
-            np.stack([np.hstack(one) for one in described]), sick, patients
-        )
+        looks = np.stack([np.hstack(one) for one in described])
+        held_out = np.unique(contrary_patients(looks, sick, patients))
+        if asked.half:
+            held_out = np.random.default_rng(0).permutation(held_out)[len(held_out) // 2 :]
         used = frame["role"].isin(("train", "val"))
         frame.loc[used, "role"] = np.where(owner[used].isin(held_out), "val", "train")
         with atomic_path(asked.contrary) as new:
