@@ -85,7 +85,7 @@ def against_style(
     return np.asarray(named)
 
 
-def _folds(labels: Labels, patients: Labels) -> list[tuple[Labels, Labels]] | None:
+def _folds(labels: Labels, patients: Labels) -> list[tuple[np.ndarray, np.ndarray]] | None:
     if patients.max() + 1 < FOLDS:
         return None
     folds = list(GroupKFold(FOLDS).split(labels, labels, patients))
