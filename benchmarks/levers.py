@@ -86,8 +86,9 @@ PATCH_OF_4 = "model.backbone.patch_px=4"
 LATE = "model.backbone.class_levels=2"
 PIXELS = ["model.data.wavelet=none", "model.data.band_scaling=none", PATCH_OF_4]
 STYLED = "train.balanced_style=true"
-COARSE = ["train.contrastive_weight=0.5", "train.contrastive_scale=0.2"]
-COARSER = ["train.contrastive_weight=1", "train.contrastive_scale=0.5"]
+COARSE = "train.contrastive_scale=0.2"
+HEAVY = "train.contrastive_weight=0.5"
+HEAVIER = "train.contrastive_weight=2"
 STYLED_NAME = "styled patch late contrastive looks"
 CLEAR = ["model.schedule.logsnr_min=-4", "model.schedule.logsnr_max=8"]
 CLEARER = ["model.schedule.logsnr_min=0", "model.schedule.logsnr_max=10"]
@@ -126,9 +127,11 @@ LEVERS = {
     "unscaled patch late contrastive looks": patched(*LOOKS, "model.data.band_scaling=none"),
     "pixel patch late contrastive looks": patched(*LOOKS, *PIXELS),
     "styled patch late contrastive looks": patched(*LOOKS, STYLED),
-    "styled coarse": patched(*LOOKS, STYLED, *COARSE, over=STYLED_NAME),
-    "styled coarser": patched(*LOOKS, STYLED, *COARSER, over=STYLED_NAME),
-    "styled narrow": patched(*LOOKS, STYLED, "train.contrastive_weight=0.5", over=STYLED_NAME),
+    "styled heavy": patched(*LOOKS, STYLED, HEAVY, over=STYLED_NAME),
+    "styled heavier": patched(*LOOKS, STYLED, HEAVIER, over=STYLED_NAME),
+    "styled heavier coarse": patched(*LOOKS, STYLED, HEAVIER, COARSE, over=STYLED_NAME),
+    "heavy": patched(*LOOKS, HEAVY),
+    "heavier": patched(*LOOKS, HEAVIER),
     "patch of 4": patched(*LOOKS, PATCH_OF_4, cost=0.347),
     "octaves patch of 4": patched(*LOOKS, OCTAVES, PATCH_OF_4, cost=0.347, over="patch of 4"),
     "dropout patch of 4": patched(*LOOKS, DROPOUT, PATCH_OF_4, cost=0.347, over="patch of 4"),
