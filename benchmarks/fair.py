@@ -94,6 +94,9 @@ SETS = {
 LOOKS = ["train.augment.gamma=1.7", "train.augment.contrast=1.4"]
 LOOKS += ["train.augment.blur_sigma_px=[0.1,0.8]"]
 CONTRASTIVE = "train.contrastive_weight=0.1"
+STYLED = "train.balanced_style=true"
+FIRST = setting(CONTRASTIVE, *LOOKS)
+"""What the contrastive trainings were before style was balanced."""
 OCTAVES = "train.augment.octaves=1.4"
 PLAIN = "--recipe=denoising"
 DIFFUSION = {
@@ -101,14 +104,16 @@ DIFFUSION = {
     "small-dit": ["--preset=small-dit", PLAIN],
     "small-looks": ["--preset=small", PLAIN, *setting(*LOOKS)],
     "small-contrastive": ["--preset=small", PLAIN, *setting(CONTRASTIVE)],
-    "small-contrastive-looks": ["--preset=small"],
-    "small-patch-contrastive-looks": ["--preset=small-patch"],
-    "small-patch4-contrastive-looks": ["--preset=small-patch4"],
-    "small-patch4-octaves": ["--preset=small-patch4", *setting(OCTAVES)],
+    "small-contrastive-looks": ["--preset=small", PLAIN, *FIRST],
+    "small-patch-contrastive-looks": ["--preset=small-patch", PLAIN, *FIRST],
+    "small-patch4-contrastive-looks": ["--preset=small-patch4", PLAIN, *FIRST],
+    "small-patch4-octaves": ["--preset=small-patch4", PLAIN, *FIRST, *setting(OCTAVES)],
+    "small-patch-fixed": ["--preset=small-patch"],
 }
 DISCRIMINATIVE = {
     "resnet18": ["--model", "resnet18"],
     "resnet18-looks": ["--model", "resnet18", *setting(*LOOKS)],
+    "resnet18-styled": ["--model", "resnet18", *setting(*LOOKS, STYLED)],
     "vit_small": ["--model", "vit_small"],
 }
 FAIR_NETWORKS = ("small", "small-dit", "resnet18", "vit_small")

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import running
 from decision_statistics import Trials, mean_lead, ranked
-from fair import CONTRASTIVE, LOOKS, OCTAVES, PLAIN, setting
+from fair import CONTRASTIVE, LOOKS, OCTAVES, PLAIN, STYLED, setting
 from PIL import Image, ImageOps
 
 from diffdx._files import write_json
@@ -85,7 +85,6 @@ DROPOUT = "model.backbone.dropout=0.1"
 PATCH_OF_4 = "model.backbone.patch_px=4"
 LATE = "model.backbone.class_levels=2"
 PIXELS = ["model.data.wavelet=none", "model.data.band_scaling=none", PATCH_OF_4]
-STYLED = "train.balanced_style=true"
 COARSE = "train.contrastive_scale=0.2"
 HEAVY = "train.contrastive_weight=0.5"
 HEAVIER = "train.contrastive_weight=2"
