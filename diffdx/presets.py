@@ -22,9 +22,10 @@
 with s = 2 log(64 / d) (spec sections 1 and 2, paper appendix B); [u]: of the `unet` alone, others
 as in `denoising`. `fixed` is what measurements favour, and the default. `denoising` is `fixed`
 without the contrastive term, the balance of style and changes of brightness, contrast and
-sharpness, and with the guidance of `explain`. Two habits of the release are not offered, since they would make a
-classification random: the averaged DiT still drops labels while it classifies, and of the 23.5% of
-dropped labels a part is dropped by each block on its own. Here all blocks hear the same label.
+sharpness, and with the guidance of `explain`. Two habits of the release are not offered, since they
+would make a classification random: the averaged DiT still drops labels while it classifies, and of
+the 23.5% of dropped labels a part is dropped by each block on its own. Here all blocks hear the
+same label.
 """
 
 import math
