@@ -283,8 +283,6 @@ class TrainConfig(LoopConfig):
     """Of the contrastive term, which nearly doubles the work of a step; 0 leaves it out."""
     contrastive_scale: float = Field(0.05, gt=0)
     """Log ratio of two classes' errors that counts as a clear difference."""
-    contrastive_after: float = Field(0.0, ge=0, lt=1)
-    """Share of the training that comes before the term."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more work."""
     ema: EMAConfig = EMAConfig()

@@ -82,7 +82,7 @@ class Trainer(TrainingLoop[DiffusionModel, RunConfig]):
         weight = v_weight(logsnr, train.weighting, gamma=train.min_snr_gamma)
         true_y, y = y, drop_labels(y, self.model.null_label, train.label_dropout, generator)
         eps = torch.randn(len(x), *self.model.shape, generator=generator)
-        contrasted = train.contrastive_weight > 0 and self._fraction() >= train.contrastive_after
+        contrasted = train.contrastive_weight > 0
         other = other_labels(true_y, len(self.model.classes), generator) if contrasted else true_y
 
         def part_loss(part: slice) -> Tensor:
