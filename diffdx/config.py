@@ -256,19 +256,13 @@ class LoopConfig(Section):
     """Largest norm of the gradient; None leaves it as it is."""
     balanced: bool = True
     balanced_style: bool = False
-    """Whether every second image of a class is one that its style speaks against; see
-    `training.style`."""
+    """Whether, where classes take turns, every second image of a class is one that its style speaks
+    against; see `training.style`."""
     augment: AugmentConfig = AugmentConfig()
     checkpoint_every: int = Field(500, ge=1)
     validate_every: int = Field(500, ge=1)
     validation_images: int = Field(256, ge=1)
     max_bad_steps: int = Field(10, ge=1)
-
-    @model_validator(mode="after")
-    def _check_turns(self) -> "LoopConfig":
-        if self.balanced_style and not self.balanced:
-            raise ValueError("balanced_style is a part of balanced: set both")
-        return self
 
 
 class TrainConfig(LoopConfig):

@@ -100,7 +100,7 @@ class TrainingLoop(ABC, Generic[ModelT, ConfigT]):
         self.optimizer = optimizer
         self.ema = ema
         self.budget = Budget.of(train)
-        strata = style_strata(images) if train.balanced_style else None
+        strata = style_strata(images) if train.balanced and train.balanced_style else None
         self.order = BatchOrder(
             images.labels, train.batch_size, config.seed, train.balanced, strata
         )

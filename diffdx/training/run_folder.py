@@ -152,6 +152,11 @@ def _train(
     images, held_out = _load_roles(request, model.pixels, display)
     record["unreadable"] = images.unreadable + held_out.unreadable
     trainer = kind.new_trainer(request, model, images)
+    if trainer.order.strata is not None:
+        record["against_style"] = {
+            name: int(trainer.order.strata[images.labels == k].sum())
+            for k, name in enumerate(request.dataset.classes)
+        }
     if request.resume:
         trainer.resume()
         record |= resumption(out, record, trainer.progress.step)

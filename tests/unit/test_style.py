@@ -1,8 +1,14 @@
 """Style: what an image has without any place in it, and the images that it speaks against."""
 
-import numpy as np
-import pytest
+import json
 
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from diffdx.cli.app import app
 from diffdx.training.style import FEWEST, against_style, style_of
 
 
@@ -42,9 +48,9 @@ def test_images_without_variation_have_a_style():
 
 @pytest.fixture(scope="module")
 def collection():
-    """400 images of two classes; class 1 is noisier, but for every tenth image of each class."""
+    """400 images of two classes; class 1 is noisier, but for every fifth image of each class."""
     labels = np.tile([0, 1], 200)
-    contrary = np.arange(400) // 2 % 10 == 0
+    contrary = np.arange(400) // 2 % 5 == 0
     noisy = labels.astype(bool) ^ contrary
     images = textures(400, np.where(noisy, 40, 20), seed=2)
     patients = [f"p{i // 4}" for i in range(400)]
@@ -81,3 +87,28 @@ def test_where_it_cannot_be_told_there_are_none(collection):
     alone = (np.arange(400) >= 4).astype(np.int64)
     patients = ["only patient of class 0"] * 4 + [f"p{i}" for i in range(396)]
     assert not against_style(style, alone, patients).any()
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_a_run_says_which_images_it_shows_more_often(collection, tmp_path, balanced):
+    images, labels, contrary, patients = collection
+    names = [f"{i}.png" for i in range(400)]
+    for name, image in zip(names, images, strict=True):
+        Image.fromarray(image[0]).save(tmp_path / name)
+    classes = np.array(["well", "ill"])[labels]
+    table = {"path": names, "label": classes, "patient_id": patients}
+    pd.DataFrame(table).to_csv(tmp_path / "metadata.csv", index=False)
+    settings = [f"--set=train.{v}" for v in ("balanced_style=true", f"balanced={balanced}")]
+    options = ["--preset", "tiny", "--steps", "1", "--batch-size", "4", "--positive=ill"]
+    options += ["--out", str(tmp_path / "run"), *settings]
+    result = CliRunner().invoke(app, ["train", str(tmp_path), *options])
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    if not balanced:
+        assert "against_style" not in record
+        return
+    splits = pd.read_csv(tmp_path / "run" / "splits.csv")
+    rows = [int(name.removesuffix(".png")) for name in splits.image_id[splits.role == "train"]]
+    expected = {k: int((contrary[rows] & (classes[rows] == k)).sum()) for k in ("well", "ill")}
+    assert expected["ill"] >= FEWEST, "or this tests nothing"
+    assert record["against_style"] == expected
