@@ -31,6 +31,7 @@ METHOD = (
     "diffdx.errors",
     "diffdx.explain.contrast",
     "diffdx.explain.evidence",
+    "diffdx.training.style",
     "diffdx.transforms.haar",
     "diffdx.uncertainty.calibrators",
     "diffdx.uncertainty.conformal",
