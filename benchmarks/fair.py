@@ -94,9 +94,8 @@ SETS = {
 LOOKS = ["train.augment.gamma=1.7", "train.augment.contrast=1.4"]
 LOOKS += ["train.augment.blur_sigma_px=[0.1,0.8]"]
 CONTRASTIVE = "train.contrastive_weight=0.1"
+HEAVY = "train.contrastive_weight=0.5"
 STYLED = "train.balanced_style=true"
-FIRST = setting(CONTRASTIVE, *LOOKS)
-"""What the contrastive trainings were before style was balanced."""
 OCTAVES = "train.augment.octaves=1.4"
 PLAIN = "--recipe=denoising"
 DIFFUSION = {
@@ -104,11 +103,12 @@ DIFFUSION = {
     "small-dit": ["--preset=small-dit", PLAIN],
     "small-looks": ["--preset=small", PLAIN, *setting(*LOOKS)],
     "small-contrastive": ["--preset=small", PLAIN, *setting(CONTRASTIVE)],
-    "small-contrastive-looks": ["--preset=small", PLAIN, *FIRST],
-    "small-patch-contrastive-looks": ["--preset=small-patch", PLAIN, *FIRST],
-    "small-patch4-contrastive-looks": ["--preset=small-patch4", PLAIN, *FIRST],
-    "small-patch4-octaves": ["--preset=small-patch4", PLAIN, *FIRST, *setting(OCTAVES)],
-    "small-patch-fixed": ["--preset=small-patch"],
+    "small-contrastive-looks": ["--preset=small"],
+    "small-patch-contrastive-looks": ["--preset=small-patch"],
+    "small-patch-heavy": ["--preset=small-patch", *setting(HEAVY)],
+    "small-patch-heavy-styled": ["--preset=small-patch", *setting(HEAVY, STYLED)],
+    "small-patch4-contrastive-looks": ["--preset=small-patch4"],
+    "small-patch4-octaves": ["--preset=small-patch4", *setting(OCTAVES)],
 }
 DISCRIMINATIVE = {
     "resnet18": ["--model", "resnet18"],

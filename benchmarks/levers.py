@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import running
 from decision_statistics import Trials, mean_lead, ranked
-from fair import CONTRASTIVE, LOOKS, OCTAVES, PLAIN, STYLED, setting
+from fair import CONTRASTIVE, HEAVY, LOOKS, OCTAVES, PLAIN, STYLED, setting
 from PIL import Image, ImageOps
 
 from diffdx._files import write_json
@@ -86,7 +86,6 @@ PATCH_OF_4 = "model.backbone.patch_px=4"
 LATE = "model.backbone.class_levels=2"
 PIXELS = ["model.data.wavelet=none", "model.data.band_scaling=none", PATCH_OF_4]
 COARSE = "train.contrastive_scale=0.2"
-HEAVY = "train.contrastive_weight=0.5"
 HEAVIER = "train.contrastive_weight=2"
 STYLED_NAME = "styled patch late contrastive looks"
 CLEAR = ["model.schedule.logsnr_min=-4", "model.schedule.logsnr_max=8"]
