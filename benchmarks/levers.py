@@ -84,14 +84,10 @@ LIGHT_LOOKS = ["train.augment.gamma=1.3", "train.augment.contrast=1.2"]
 DROPOUT = "model.backbone.dropout=0.1"
 PATCH_OF_4 = "model.backbone.patch_px=4"
 LATE = "model.backbone.class_levels=2"
-PIXELS = ["model.data.wavelet=none", "model.data.band_scaling=none", PATCH_OF_4]
 COARSE = "train.contrastive_scale=0.2"
 HEAVIER = "train.contrastive_weight=2"
 STYLED_NAME = "styled patch late contrastive looks"
 CLEAR = ["model.schedule.logsnr_min=-4", "model.schedule.logsnr_max=8"]
-CLEARER = ["model.schedule.logsnr_min=0", "model.schedule.logsnr_max=10"]
-STRONG_LOOKS = ["train.augment.gamma=2.5", "train.augment.contrast=2"]
-STRONG_LOOKS += ["train.augment.blur_sigma_px=[0.1,1.2]"]
 LEVERS = {
     "base": Lever([]),
     "looks": Lever(LOOKS),
@@ -120,16 +116,12 @@ LEVERS = {
     "patch late contrastive light looks": patched(*LIGHT_LOOKS),
     "patch late contrastive": patched(),
     "clear patch late contrastive looks": patched(*LOOKS, *CLEAR),
-    "clearer patch late contrastive looks": patched(*LOOKS, *CLEARER),
-    "patch late contrastive strong looks": patched(*STRONG_LOOKS),
     "unscaled patch late contrastive looks": patched(*LOOKS, "model.data.band_scaling=none"),
-    "pixel patch late contrastive looks": patched(*LOOKS, *PIXELS),
     "styled patch late contrastive looks": patched(*LOOKS, STYLED),
     "styled heavy": patched(*LOOKS, STYLED, HEAVY, over=STYLED_NAME),
     "styled heavier": patched(*LOOKS, STYLED, HEAVIER, over=STYLED_NAME),
     "styled heavier coarse": patched(*LOOKS, STYLED, HEAVIER, COARSE, over=STYLED_NAME),
     "heavy": patched(*LOOKS, HEAVY),
-    "heavier": patched(*LOOKS, HEAVIER),
     "patch of 4": patched(*LOOKS, PATCH_OF_4, cost=0.347),
     "octaves patch of 4": patched(*LOOKS, OCTAVES, PATCH_OF_4, cost=0.347, over="patch of 4"),
     "dropout patch of 4": patched(*LOOKS, DROPOUT, PATCH_OF_4, cost=0.347, over="patch of 4"),
