@@ -113,7 +113,6 @@ DIFFUSION = {
 DISCRIMINATIVE = {
     "resnet18": ["--model", "resnet18"],
     "resnet18-looks": ["--model", "resnet18", *setting(*LOOKS)],
-    "resnet18-styled": ["--model", "resnet18", *setting(*LOOKS, STYLED)],
     "vit_small": ["--model", "vit_small"],
 }
 FAIR_NETWORKS = ("small", "small-dit", "resnet18", "vit_small")

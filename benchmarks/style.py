@@ -86,15 +86,14 @@ def main() -> None:
     sick = np.array([record.label == dataset.positive for record in records])
     fitting = np.array([role[record.image_id] == "train" for record in records])
     if asked.contrary:
-        owner = frame["patient_id"].fillna(frame["image_id"]).astype(str)
-        known = dict(zip(frame["image_id"], owner, strict=True))
-        patients = np.array([known[record.image_id] for record in records])
+        patients = np.array([record.patient_id or record.image_id for record in records])
         looks = np.stack([np.hstack(one) for one in described])
         held_out = np.unique(contrary_patients(looks, sick, patients))
         if asked.half:
             held_out = np.random.default_rng(0).permutation(held_out)[len(held_out) // 2 :]
-        used = frame["role"].isin(("train", "val"))
-        frame.loc[used, "role"] = np.where(owner[used].isin(held_out), "val", "train")
+        roles = np.where(np.isin(patients, held_out), "val", "train")
+        new_role = dict(zip((record.image_id for record in records), roles, strict=True))
+        frame["role"] = frame["image_id"].map(new_role).fillna(frame["role"])
         with atomic_path(asked.contrary) as new:
             frame.to_csv(new, index=False)
         print(frame.groupby(["role", "label"]).size())

@@ -36,16 +36,16 @@ class BatchOrder:
     strata: Labels | None = None
 
     def __post_init__(self) -> None:
-        strata = np.zeros_like(self.labels) if self.strata is None else self.strata
-        parts = [
-            [np.flatnonzero((self.labels == k) & (strata == s)) for s in np.unique(strata)]
-            for k in np.unique(self.labels)
-        ]
-        whole = [[np.arange(len(self.labels))]]
-        by_class = [[p for p in of if len(p)] for of in parts] if self.balanced else whole
-        self._pools = [pool for of in by_class for pool in of]
-        ends = np.cumsum([len(of) for of in by_class])
-        self._of_class = [range(end - len(of), end) for end, of in zip(ends, by_class, strict=True)]
+        one = np.zeros_like(self.labels)
+        classes = self.labels if self.balanced else one
+        strata = one if self.strata is None or not self.balanced else self.strata
+        self._pools: list[Labels] = []
+        self._of_class: list[range] = []
+        for k in np.unique(classes):
+            of_class, first = classes == k, len(self._pools)
+            for s in np.unique(strata[of_class]):
+                self._pools.append(np.flatnonzero(of_class & (strata == s)))
+            self._of_class.append(range(first, len(self._pools)))
         self._epochs: dict[int, tuple[int, np.ndarray]] = {}
 
     def batch(self, step: int) -> Labels:
